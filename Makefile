@@ -1,0 +1,42 @@
+# Everything needs uv, which is taken from the system if it is there, else from a private environment.
+# Where pyenv has the Pythons, its shims serve the one that PYENV_VERSION names.
+
+PYTHON ?= 3.13
+ENV ?= .venv
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
+
+# The package is checked strictly.  The tests and examples use libraries that are not typed.
+LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
+
+.PHONY: bootstrap demo test lint types lowest clean
+
+bootstrap: $(ENV)/.done
+
+$(ENV)/.done: pyproject.toml $(filter .uv/bin/uv,$(UV))
+	PYENV_VERSION=$(PYTHON) $(UV) venv --quiet --clear --python $(PYTHON) $(ENV)
+	$(UV) pip install --quiet --python $(ENV)/bin/python $(RESOLUTION) --editable '.[cli]' --group dev
+	touch $@
+
+.uv/bin/uv:
+	python3 -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+demo: bootstrap
+	$(ENV)/bin/hybridexec demo
+
+test: bootstrap
+	$(ENV)/bin/python -m pytest $(TESTS)
+
+lint: bootstrap
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/ruff format --check .
+
+types: bootstrap
+	$(ENV)/bin/mypy
+	$(ENV)/bin/mypy $(LENIENT) tests examples benchmarks
+
+lowest:
+	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test
+
+clean:
+	rm -rf .venv* .uv

@@ -1,0 +1,1 @@
+"""Benchmarks: what hybridexec brings, and what it costs, against its peers in turns within one run."""

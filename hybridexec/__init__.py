@@ -1,0 +1,48 @@
+"""hybridexec: scheduler activations for asyncio.  The public names, and nothing else."""
+
+import sys
+
+if not hasattr(sys, "monitoring"):
+    raise ImportError(
+        "hybridexec's detector needs sys.monitoring (PEP 669), which this interpreter does not have: "
+        "use CPython 3.12 or later, or keep this program on asyncio's own loop"
+    )
+
+
+from .config import Config
+from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError
+from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
+from .loop import HybridLoop
+from .regions import blocking, bound, current_lwp, pinned, register_blocking
+from .runner import new_event_loop, run
+from .stats import Stats
+from .upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlockingCallError",
+    "CallSite",
+    "Config",
+    "Detection",
+    "DetectorUnavailableError",
+    "ExecutorFullError",
+    "ExecutorStats",
+    "HybridExecutor",
+    "HybridLoop",
+    "Instrument",
+    "Stats",
+    "Upcall",
+    "UpcallKind",
+    "UserThread",
+    "UserThreadInfo",
+    "UserThreadState",
+    "__version__",
+    "blocking",
+    "bound",
+    "current_lwp",
+    "new_event_loop",
+    "pinned",
+    "register_blocking",
+    "run",
+]

@@ -1,0 +1,113 @@
+"""Affinity: user threads that are bound to an LWP, because they hold something that belongs to an OS thread.
+
+A bound user thread takes its steps on its LWP alone (rule 6).  A step that becomes ready elsewhere is *kept* for that
+LWP, in order, and the LWP queues for the loop as one that returns from a block does.  What binds:
+
+* ``with hybridexec.bound():``, until it ends;
+* a live greenlet that a step has switched to, until it is dead (SQLAlchemy's asyncio extension works that way);
+* an ``RLock`` that is still owned when a step ends, until it is released.
+
+Only while a loop has bound user threads does it look whose step a callback is.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import gc
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .detector.catalogue import Binds
+from .lwp import LWP
+from .reactions import task_of
+
+if TYPE_CHECKING:
+    from .carrying import Carrying
+
+RLOCK = type(_thread.RLock())
+
+
+class Affinity:
+    """Which user threads of one loop are bound to which LWP, and why.  Only the loop's holder changes it."""
+
+    def __init__(self, carrying: Carrying) -> None:
+        self._carrying = carrying
+        self.bound: dict[asyncio.Task[Any], LWP] = {}
+        self._reasons: dict[asyncio.Task[Any], list[tuple[object, Callable[[], bool]]]] = {}
+
+    def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
+        """Bind a user thread to the LWP that runs its step.
+
+        Args:
+            lwp: the LWP.
+            task: the user thread.
+            reason: what binds it.
+            holds: whether the reason still holds; asked on the LWP at the end of steps.
+        """
+        reasons = self._reasons.setdefault(task, [])
+        if not any(known is reason for known, _ in reasons):
+            reasons.append((reason, holds))
+        if task not in self.bound:
+            self.bound[task] = lwp
+            lwp.bound_tasks.append(task)
+        lwp.affine = lwp.alert = True
+
+    def unbind(self, task: asyncio.Task[Any], reason: object) -> None:
+        """One reason to be bound is gone."""
+        reasons = [known for known in self._reasons.get(task, ()) if known[0] is not reason]
+        if reasons:
+            self._reasons[task] = reasons
+        else:
+            self._reasons.pop(task, None)
+            lwp = self.bound.pop(task, None)
+            if lwp is not None:
+                lwp.bound_tasks.remove(task)
+
+    def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
+        """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
+        owner = self.bound.get(getattr(handle._callback, "__self__", None))  # type: ignore[attr-defined, arg-type]
+        if owner is None or owner is lwp:
+            return True
+        self._carrying.keep(owner, handle)
+        return False
+
+    def noticed(self, lwp: LWP, binds: Binds, argument: Any) -> None:
+        """A step calls something that may tie it to its LWP."""
+        if binds is Binds.RLOCK:
+            lwp.owned.append(argument)
+            lwp.affine = lwp.alert = True
+        elif argument.parent is not None:  # a thread's own main greenlet ties nothing
+            task = asyncio.current_task()
+            if task is not None:
+                self.bind(lwp, task, argument, lambda: not argument.dead)
+
+    def after_step(self, lwp: LWP) -> None:
+        """A step of an LWP that ties, or may tie, user threads to itself is over: see what still does."""
+        owned, lwp.owned = lwp.owned, []
+        task = task_of(lwp)
+        if task is not None and not task.done():
+            for lock in [*owned, *(_with_statements(task) if lwp.suspended else ())]:
+                if lock._is_owned():
+                    self.bind(lwp, task, lock, lock._is_owned)
+        lwp.suspended = False
+        for task in list(lwp.bound_tasks):
+            for reason, holds in list(self._reasons[task]):
+                if task.done() or not holds():
+                    self.unbind(task, reason)
+        lwp.affine = lwp.alert = bool(lwp.bound_tasks)
+
+
+def _with_statements(task: asyncio.Task[Any]) -> Iterator[Any]:
+    """The RLocks whose ``with`` statement a suspended coroutine is in: before 3.14 such a statement is no event."""
+    coroutine: Any = task.get_coro()
+    while coroutine is not None:
+        for thing in gc.get_referents(coroutine):
+            owner: Any = getattr(thing, "__self__", None)
+            if isinstance(owner, RLOCK):
+                yield owner
+            elif hasattr(owner, "gen"):  # a @contextmanager
+                for inner in gc.get_referents(owner.gen):
+                    if isinstance(getattr(inner, "__self__", None), RLOCK):
+                        yield inner.__self__
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)

@@ -1,0 +1,910 @@
+"""Carrying: which LWP carries the loop, and how the loop moves.  The whole protocol is in this file.
+
+The loop's states (:class:`LoopState`), all changed under ``mutex``, a lock of this object's own; nothing here is right
+only because of the GIL::
+
+                     begin                 leave, idle                    close
+        STOPPED  --------------->  HELD  <------------->  FREE      STOPPED ------> DRAINING
+                 <---------------        take, grant                DRAINING <----> HELD  (steps still blocked)
+                     finish
+
+* **HELD**: one LWP, the *holder*, carries the loop.  Only the holder runs its Python code.
+* **FREE**: nobody executes.  Either an LWP sits in the poll, or one that was woken is on its way.
+* **STOPPED**: ``run_forever`` is not running.  **DRAINING**: the loop is being closed, and steps that were blocked
+  finish one after the other.  **FORKED**: this process is a child, the LWPs were left behind in its parent.
+
+**Claim, do not grant** (leader/followers, with barging).  Whoever finds the loop FREE and needs it takes it; nobody is
+named beforehand, so nobody idles while a chosen one is still on its way.  The moves:
+
+1. *Idle.*  A holder with nothing to run sets the loop FREE and polls.  When its poll returns and the loop is still
+   FREE it takes it; if another was faster, it drops its events (they are level-triggered: the kernel still has them)
+   and parks.  If the loop was held by others meanwhile, its events may be stale (a file descriptor may have been
+   closed and reused), so it polls once more, for no time at all, while it holds.
+2. *Leave.*  A step blocks: the LWP itself (a sure call), or the sampler on its behalf (a marked or a trapped one),
+   sets the loop FREE.  If somebody polls, with an early enough deadline, and nothing is ready, nobody is woken: the
+   cheapest handoff there is.  Else one LWP is woken (``waking``: one wake in flight at a time).
+3. *Return.*  The call is over: the LWP takes the loop if it is FREE, else it queues in ``returning`` and sleeps.
+   Whoever frees the loop wakes the head of the queue.  One that has waited for ``RETURN_BOUND`` is served before all
+   else: the holder *grants* it the loop between two steps (rule 3), and nobody barges in front of it.
+4. *Preempted.*  A step that overran its slice queues in ``preempted``; it gets the loop by grant at the end of a
+   batch, when nothing else is ready or ``PREEMPTED_BOUND`` batches have gone by: that is its turn.
+5. *Home.*  A holder that is not the home and is about to idle wakes a parked home and parks itself; after
+   ``HOME_BOUND`` of work elsewhere, the home is granted the loop between two steps (rule 4).  A loop that shall stop
+   goes home at once; while the home is blocked it goes on elsewhere, or what blocks the home might never end.
+6. *Wait.*  An LWP without a step and without the loop follows: if nobody polls, it does (so that the next block needs
+   no wake-up), and parks when it loses.  The home serves its mailbox whenever it waits.
+
+**Engines that cannot be claimed** (``face.claimable``).  All this takes for granted that a poll is a mere wait, during
+which others may use the loop.  uvloop's is not: when its wait is over, ``uv_run`` goes on with the loop's structures
+before it asks for the GIL.  With such an engine the moves that have to do with the poll are others:
+
+1. *Idle.*  A holder with nothing to run, for whom nobody waits, polls **while it holds**: HELD, and the LWP is POLLING.
+   If somebody waits (a parked home, one that returns), the holder sets the loop FREE, wakes that one, and parks.
+2. *Leave.*  Nobody can be in the poll, since a step was running; so an LWP has to be woken for each block.
+3. *Queue and poke.*  Whoever needs the loop while the holder polls (a returning step, a home that parks or that a
+   signal handler has interrupted, an LWP with kept steps) queues, and pokes the poller (``_poked``).  Its poll
+   returns, it runs what that has brought, finds somebody in a queue when it is about to idle, and does as in 1.
+6. *Wait.*  There are no followers.
+
+FREE then implies a wake in flight.  A poke cannot be lost: the holder looks at the queues and becomes POLLING under
+the mutex, whoever queues later sees it POLLING under the mutex, and the byte in the self-pipe stays there until a poll
+has read it.  (A poll that takes no time needs none: the queues are looked at afterwards.)  Inside of such a poll the
+engine calls the program's protocols; a call that blocks there is no *leave*: the LWP goes on being the holder, in the
+state that it is in, and ``reactions.py`` only tells.
+
+Invariant: **FREE implies a poller or a wake in flight**, unless every LWP that may exist is blocked (exhaustion).  It
+holds because everyone who sets FREE calls ``_successor`` under the same mutex, and a woken LWP that finds the loop
+HELD leaves it to the holder, who will set it FREE in its turn.
+
+Races that are possible, and why they are safe:
+
+* *Return against retake.*  The sampler retakes the loop from a MARKED call just when it returns.  Both change the
+  state under the mutex: either the LWP is RUNNING again and the sampler finds no mark, or it is BLOCKED and queues.
+* *Two wakers.*  Only who changes a sleeper's state to WOKEN under the mutex releases its lock (``lwp.py``).
+* *A wake in flight, and a barger.*  The woken LWP finds the loop HELD and goes back to its place in the queue.
+* *A signal handler raises in a waiting home.*  ``sleep`` raises and the state is as before; the exception is kept and
+  raised when the loop is held again, which the home then gets before all others.
+* *Work that arrives while the loop is FREE* writes to the self-pipe, which ends somebody's poll.
+
+* *A poke that another takes.*  A byte in the self-pipe wakes all who poll, but one that has not run yet finds the pipe
+  empty again if the holder was faster.  So whoever has something to tell a poller (mail, a kept step) tells it again
+  whenever the loop is set free or a step is over (``_unheard``).  A home that polls while the loop is busy elsewhere is
+  told by the sampler's reminder (``recall``), so that steps need not look for the time.
+
+Rejected: the *baton* (the owner names its successor and waits): two directed wake-ups per block, and nobody runs
+while a thread is on its way.  Rejected: a pool shared by loops; nothing is gained but a second lock.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import collections
+import enum
+import math
+import threading
+from collections.abc import Callable
+from time import monotonic
+from types import CodeType
+from typing import TYPE_CHECKING
+
+from .face import Face
+from .lwp import LWP, Bell, LwpState
+from .pool import Pool
+
+if TYPE_CHECKING:
+    from .reactions import Reactions
+
+RETURN_BOUND = 0.005
+"""Seconds after which a returning step is served before all else, between two steps of the others."""
+
+HOME_BOUND = 0.05
+"""Seconds after which the loop is given to a home that waits while the loop is busy elsewhere."""
+
+HOME_NAP = 0.1
+"""Seconds that the home sleeps at a time.  A signal that comes between CPython's last look and the system call does not
+end that call; its handler is called after the nap at the latest."""
+
+PREEMPTED_BOUND = 4
+"""A preempted step gets its turn when nothing else is ready, or after so many batches at the latest."""
+
+FORKED_ADVICE = (
+    "this event loop belongs to the parent process: os.fork() in a step leaves a child without the threads that carry "
+    "it; in the child, exec another program, end with os._exit(), or start a new loop with hybridexec.run()"
+)
+
+_WAITING = (LwpState.PARKED, LwpState.RETURNING, LwpState.PREEMPTED, LwpState.WOKEN)
+
+
+class LoopState(enum.Enum):
+    """Who executes on the loop.  Changes only under the mutex."""
+
+    STOPPED = "stopped"
+    FREE = "free"
+    HELD = "held"
+    DRAINING = "draining"
+    FORKED = "forked"
+
+
+class _Action(enum.Enum):
+    """What has to be done for a free loop, when it is not to wake an LWP."""
+
+    POKE = "poke"
+    EXHAUSTED = "exhausted"
+
+
+class Carrying:
+    """Who carries one loop.
+
+    Args:
+        face: the loop.
+        max_lwps: the most LWPs it may have.
+        spare_lwps: how many are kept parked.
+        idle_timeout: seconds after which others that are parked end.
+    """
+
+    def __init__(self, face: Face, *, max_lwps: int, spare_lwps: int, idle_timeout: float) -> None:
+        self._face = face
+        self._max_lwps = max_lwps
+        self._spare_lwps = spare_lwps
+        self._idle_timeout = idle_timeout
+        self._claimed_polls = face.claimable  # others may take the loop while an LWP polls
+        self._pool = Pool(face, self)
+        self.reactions: Reactions  # what the loop does about blocks, for the detector
+        self.runner_codes: frozenset[CodeType]  # the code whose frames call the callbacks
+        self.wanted = False  # the holder shall call boundary() after its step
+        self.holder: LWP | None = None
+        self.holder_ident: int | None = None  # its thread; 0 while somebody polls or is on the way; None: stopped
+        self.home: LWP | None = None
+        self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler
+        self._reset(LoopState.STOPPED)
+
+    def _reset(self, state: LoopState) -> None:
+        # One that knows its owner: a finalizer, or a signal handler, may run on a thread that is inside of it.  Such
+        # code asks (stats()) but changes nothing: the detector leaves it alone.
+        self.mutex = _thread.RLock()
+        self.inside: Callable[[], bool] = self.mutex._is_owned  # type: ignore[attr-defined]
+        self.state = state
+        self._rest = state  # the state that the loop has when nobody executes on it
+        self._last: LWP | None = None  # the last holder
+        self._former: LWP | None = None  # the home of the last run
+        self._waking: LWP | None = None
+        self._mail = False  # there is something in the home's mailbox
+        self._away_since = 0.0  # when the loop left home
+        self._exhausted = False
+        self._batches = 0  # since a preempted step had its turn
+        self.changed = Bell()  # somebody has retired, or there is mail: for who closes the loop
+        self._stale = False  # the events of the last poll may be out of date
+        self.detached: set[LWP] = set()  # those with a step that is without the loop
+        self.lwps: set[LWP] = set()
+        self._starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
+        self.pollers: list[LWP] = []
+        self.parked: list[LWP] = []
+        self.returning: collections.deque[LWP] = collections.deque()
+        self.preempted: collections.deque[LWP] = collections.deque()
+
+    # ---------------------------------------------------------------- the home's part
+
+    def begin(self) -> LWP:
+        """The calling thread becomes the home and holds the loop.
+
+        Raises:
+            RuntimeError: the process was forked, and the loop's LWPs are in the parent.
+        """
+        ident = _thread.get_ident()
+        with self.mutex:
+            if self.state is LoopState.FORKED:
+                raise RuntimeError(FORKED_ADVICE)
+            # A home that comes back is the same LWP: user threads may be bound to it.
+            home = self._former
+            if home is None or home.ident != ident:
+                home = self._former = LWP(self, threading.current_thread().name)
+            home.adopt()
+            home.interrupt = home.handle = None
+            home.alert = home.moved = False
+            self.lwps.add(home)
+            self.home = home
+            self._rest = LoopState.FREE
+            self._take(home)
+        return home
+
+    def finish(self, home: LWP) -> None:
+        """The home, which holds the loop, stops it.  Steps that are still blocked wait for the next run, or close."""
+        with self.mutex:
+            if self.state is not LoopState.FORKED:
+                self.lwps.discard(home)
+                self._rest = self.state = LoopState.STOPPED
+                self.holder = self.holder_ident = self.home = self._last = None
+        home.release()
+
+    def carry(self, lwp: LWP) -> None:
+        """Carry the loop in turn with the other LWPs: until it stops (the home), or the LWP retires (a spare)."""
+        face = self._face
+        held = lwp is self.home  # begin() has taken it
+        while True:
+            if not held and not self._obtain(lwp):
+                return
+            held = True
+            if lwp is self.home:
+                if self._mail:
+                    self._serve()
+                if lwp.interrupt is not None:
+                    interrupt, lwp.interrupt = lwp.interrupt, None
+                    raise interrupt
+            elif self._rest is not LoopState.FREE:
+                self._retire(lwp)
+                return
+            timeout = face.timeout()
+            if timeout == 0 or lwp.kept or self.preempted:
+                events = face.select(0)
+            elif len(self.lwps) == 1:
+                # Nobody else could take the loop, and nobody else comes into being but through a step of its own.
+                lwp.state = LwpState.POLLING
+                self.holder_ident = 0
+                events = face.select(timeout)
+                self.holder_ident = lwp.ident
+                lwp.state = LwpState.RUNNING
+                face.taken(lwp)
+            elif not self._claimed_polls:
+                if self._keep_idle(lwp):
+                    events = face.select(timeout)
+                    self._kept_idle(lwp)
+                elif self._obtain(lwp, asleep=True):
+                    continue
+                else:
+                    return
+            elif self._idle(lwp):
+                events = face.select(timeout)
+                if not self._polled(lwp):
+                    held = False
+                    continue
+                if self._stale:
+                    events = face.select(0)
+            elif self._obtain(lwp, asleep=True):
+                continue
+            else:
+                return
+            held = face.turn(lwp, events)
+            if held and face.stopping() and self.home is not None:
+                if lwp is self.home:
+                    return
+                held = self._stop(lwp)
+            if held and self.preempted:
+                held = self._serve_preempted(lwp)
+
+    def regain(self, home: LWP) -> None:
+        """Make sure that the home holds the loop, wherever an exception has found it."""
+        with self.mutex:
+            # The exception may have come before those were woken that had been chosen.
+            stranded = {lwp for lwp in (self._waking, self.holder) if lwp is not None and lwp.state is LwpState.WOKEN}
+            stranded -= self._starting.keys()
+            stranded |= {lwp for lwp, starter in self._starting.items() if not lwp.launched and starter == home.ident}
+            self._waking = None
+            self._unqueue(home)
+            granted = self.holder is home or self.state is self._rest
+            if self.state is LoopState.FORKED:
+                home.state = LwpState.RUNNING
+                return
+            if granted:
+                self._return(home)
+            else:
+                home.state = LwpState.RETURNING
+                home.since = -math.inf
+                self.returning.appendleft(home)
+                self.wanted = True
+            poked = self._poked()
+        for lwp in stranded - {home}:
+            self._send(lwp)
+        self._send(poked)
+        if not granted:
+            self._wait(home, LwpState.RETURNING)
+
+    # ---------------------------------------------------------------- between two steps
+
+    def boundary(self, lwp: LWP) -> bool:
+        """Between two steps, when ``wanted``: give the loop to whoever has waited long enough.
+
+        Returns:
+            Whether the LWP still holds the loop.
+        """
+        if lwp is self.home and self._mail:
+            self._serve()
+        with self.mutex:
+            target = self._due(lwp, monotonic())
+            poke = target is None and self._unheard()
+            if target is None:
+                self._want(lwp)
+            else:
+                lwp.state = LwpState.WOKEN
+                target = self._grant(target)
+                lwp = None  # type: ignore[assignment]
+        self._send(_Action.POKE if poke else target)
+        return lwp is not None
+
+    def _due(self, lwp: LWP, now: float) -> LWP | None:
+        """Who has to get the loop now, whatever is ready.  Mutex held."""
+        home = self.home
+        if home is not None and home is not lwp and home.state in _WAITING:
+            if self._face.stopping() or home.interrupt is not None:
+                return home  # it has to stop the loop, or to raise
+            if home.state is LwpState.PARKED and now - home.since >= HOME_BOUND:
+                return home
+        if self.returning and now - self.returning[0].since >= RETURN_BOUND:
+            return self.returning[0]
+        return None
+
+    def _unheard(self) -> bool:
+        """Whether somebody who polls has to be told something.  Mutex held."""
+        home = self.home
+        if home in self.pollers and (
+            self._mail or (self.holder is not None and monotonic() - self._away_since >= HOME_BOUND)
+        ):
+            return True
+        return any(poller.kept for poller in self.pollers)
+
+    def _want(self, lwp: LWP) -> None:
+        """Set whether the holder has to look between its steps.  Mutex held."""
+        home = self.home
+        away = home is not lwp and home is not None and (home.interrupt is not None or home.state in _WAITING)
+        self.wanted = away or self._mail or bool(self.returning) or self._unheard()
+
+    def recall(self, now: float) -> None:
+        """See that a home which polls is told, once the loop has been away for long.  The sampler asks now and then."""
+        if self.holder is not self.home and now - self._away_since >= HOME_BOUND:
+            self.wanted = True
+
+    def _serve_preempted(self, lwp: LWP) -> bool:
+        """End of a batch: maybe it is the turn of a preempted step.  Returns whether the LWP still holds the loop."""
+        self._batches += 1
+        if self._batches < PREEMPTED_BOUND and self._face.has_work():
+            return True
+        with self.mutex:
+            self._batches = 0
+            if not self.preempted:
+                return True
+            lwp.state = LwpState.WOKEN
+            target = self._grant(self.preempted[0])
+        self._send(target)
+        return False
+
+    def _stop(self, lwp: LWP) -> bool:
+        """The loop shall stop, and goes home for it unless that is blocked.  Returns whether the LWP still holds it."""
+        home = self.home
+        assert home is not None
+        target: LWP | _Action | None = None
+        with self.mutex:
+            gives = home.state in _WAITING
+            if gives:
+                lwp.state = LwpState.WOKEN
+                target = self._grant(home)
+            elif home.state is LwpState.POLLING:
+                target = _Action.POKE
+        self._send(target)
+        return not gives
+
+    def hail(self) -> bool:
+        """Work was made ready from outside: have a parked LWP take a free loop, and let the one that polls poll on.
+
+        A step that blocks then finds a poller in its place, and wakes nobody.  Whoever takes a free loop looks at what
+        is ready after that, so once the loop is seen free under the mutex the work is seen, too.
+
+        Returns:
+            Whether somebody comes; if not, the caller has to end the poll.
+        """
+        with self.mutex:
+            if self.state is not LoopState.FREE:
+                return False
+            if self._waking is not None:
+                return True
+            if not self.parked:
+                return False
+            lwp = self._awaken(self.parked.pop())
+        self._send(lwp)
+        return True
+
+    # ---------------------------------------------------------------- a step leaves and comes back
+
+    def can_stop(self) -> bool:
+        """Whether the home is there to stop the loop: it is not blocked."""
+        home = self.home
+        return home is None or home.state is not LwpState.BLOCKED
+
+    def others(self, lwp: LWP) -> bool:
+        """Whether anybody else wants the loop: if not, a step need not be preempted.  Any thread may ask."""
+        face = self._face
+        if self.returning or self.preempted or self.wanted or face.has_work():
+            return True
+        # Nobody polls while it runs: what the kernel has ready is not known.
+        return face.has_input()
+
+    def leave(self, lwp: LWP, state: LwpState, still: Callable[[], bool] | None = None) -> bool:
+        """The LWP's step goes on without the loop, and the loop without it.
+
+        Args:
+            lwp: whose step it is.  It calls this itself, or the sampler does on its behalf.
+            state: BLOCKED or PREEMPTED.
+            still: the sampler's: whether what it has seen is still so.  Called under the mutex.
+
+        Returns:
+            Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
+        """
+        with self.mutex:
+            if self.holder is not lwp or self.state is not LoopState.HELD:
+                return False
+            if still is not None and not still():
+                return False
+            lwp.alert = lwp.moved = True
+            lwp.state = state
+            self.detached.add(lwp)
+            self.handoffs += 1
+            self._face.left(lwp)
+            if state is LwpState.PREEMPTED:
+                lwp.since = monotonic()
+                self.preempted.append(lwp)
+            self._free()
+            successor = self._successor()
+        self._send(successor)
+        return True
+
+    def mark(self, lwp: LWP) -> None:
+        """The LWP's step begins a call that may block: the sampler may retake the loop."""
+        with self.mutex:
+            lwp.state = LwpState.MARKED
+            self.marks += 1
+
+    def replenish(self) -> None:
+        """Start an LWP if fewer are parked than ``spare_lwps``: the next block shall find one.  Any thread."""
+        if len(self.parked) + len(self.pollers) >= self._spare_lwps:
+            return
+        with self.mutex:
+            if self._rest is not LoopState.FREE:
+                return
+            ready = len(self.lwps) - len(self.detached)  # parked, polling, or on their way to that
+            # One that was woken for a loop that somebody else has taken since will park again.
+            ready -= len({self.holder or self._waking, self.home} - self.detached - {None})
+            if ready >= self._spare_lwps:
+                return
+            lwp = self._new()
+        self._send(lwp)
+
+    def rejoin(self, lwp: LWP) -> bool:
+        """The LWP's call is over: wait until it holds the loop.  Called by itself.
+
+        Returns:
+            Whether it had been without the loop.
+
+        Raises:
+            RuntimeError: the process is a forked child.
+        """
+        with self.mutex:
+            if self.state is LoopState.FORKED:
+                raise RuntimeError(FORKED_ADVICE)
+            state = lwp.state
+            if state is LwpState.RUNNING or state is LwpState.POLLING:
+                return False
+            if state is LwpState.MARKED:
+                lwp.state = LwpState.RUNNING
+                return False
+            if state is LwpState.BLOCKED:
+                now = monotonic()
+                if self._claimable() and not (self.returning and now - self.returning[0].since >= RETURN_BOUND):
+                    self._return(lwp)
+                    return True
+                lwp.since = now
+                lwp.state = state = LwpState.RETURNING
+                self.returning.append(lwp)
+                self.wanted = True
+                # The loop may be free, with an older step waiting that nobody has woken.
+                successor = self._successor() if self._claimable() else self._poked()
+            else:
+                successor = None
+        self._send(successor)
+        self._wait(lwp, LwpState.PREEMPTED if state is LwpState.PREEMPTED else LwpState.RETURNING)
+        return True
+
+    def _wait(self, lwp: LWP, state: LwpState) -> None:
+        """Sleep in a queue until the loop is held."""
+        while True:
+            if lwp is self.home and self._mail:
+                self._serve()
+            try:
+                if not lwp.sleep(HOME_NAP if lwp is self.home else -1):
+                    continue
+            except BaseException as exc:
+                # A signal handler raised, on the main thread.  It is raised again where the step goes on.
+                # The queue of the preempted has no claim; the home is granted the loop for its interrupt all the same.
+                # It may have come when the ring had been heard already: so look why, as after any ring.
+                self._interrupted(lwp, exc)
+            with self.mutex:
+                if self._waking is lwp:
+                    self._waking = None
+                if self.state is LoopState.FORKED:
+                    raise RuntimeError(FORKED_ADVICE)
+                if self.holder is lwp:
+                    self._return(lwp)
+                    return
+                if self._claimable() and state is LwpState.RETURNING:
+                    self.returning.remove(lwp)
+                    self._return(lwp)
+                    return
+                lwp.state = state
+                successor = self._successor() if self._claimable() else self._poked()
+            self._send(successor)
+
+    def _return(self, lwp: LWP) -> None:
+        """A step has the loop again, by claim or by grant.  Mutex held."""
+        if self.holder is not lwp:
+            self._take(lwp)
+        else:
+            self._arrive(lwp)
+        if lwp in self.detached:
+            self.detached.remove(lwp)
+            self._face.returned(lwp)
+            if self._exhausted and len(self.detached) * 2 <= self._max_lwps:
+                self._exhausted = False
+
+    def _interrupted(self, lwp: LWP, exc: BaseException) -> None:
+        with self.mutex:
+            if lwp.interrupt is None:
+                lwp.interrupt = exc
+            self.wanted = True
+
+    # ---------------------------------------------------------------- idling, polling, parking
+
+    def _idle(self, lwp: LWP) -> bool:
+        """The holder has nothing to run: free the loop.
+
+        Returns:
+            Whether the LWP shall poll; if not, it is parked already, and only has to sleep.
+        """
+        deadline = self._face.next_timer()
+        successor: LWP | _Action | None = None
+        home = self.home
+        with self.mutex:
+            self._free()
+            if home is not None and home is not lwp and home.state is LwpState.PARKED and self._waking is None:
+                successor = self._awaken(home)
+                polls = False
+            else:
+                polls = not self.pollers or lwp is home
+                if self.returning and self._waking is None:
+                    successor = self._awaken(self.returning[0])
+                elif (not polls and deadline < min(p.deadline for p in self.pollers)) or self._unheard():
+                    successor = _Action.POKE
+            if polls:
+                lwp.deadline = deadline
+                lwp.state = LwpState.POLLING
+                self.pollers.append(lwp)
+            else:
+                self._park(lwp)
+        self._send(successor)
+        return polls
+
+    def _polled(self, lwp: LWP) -> bool:
+        """The LWP's poll is over.  Returns whether it holds the loop now."""
+        with self.mutex:
+            self.pollers.remove(lwp)
+            lwp.state = LwpState.WOKEN
+            if self.state is not LoopState.FREE:
+                return False
+            self._stale = self._last is not lwp
+            self._take(lwp)
+            return True
+
+    def _keep_idle(self, lwp: LWP) -> bool:
+        """The holder has nothing to run, and the engine cannot be claimed: poll while holding, if nobody waits.
+
+        Returns:
+            Whether the LWP shall poll; if not, the loop is free, and it is parked already and only has to sleep.
+        """
+        home = self.home
+        successor = None
+        with self.mutex:
+            waits = home is not None and home is not lwp and home.state is LwpState.PARKED
+            due = self._due(lwp, monotonic())
+            if due is None and not waits and not self.returning:
+                lwp.state = LwpState.POLLING
+                self.holder_ident = 0
+                return True
+            if due is not None:
+                successor = self._grant(due)
+            else:
+                self._free()
+                if self._waking is None:
+                    successor = self._awaken(home if waits and home is not None else self.returning[0])
+            self._park(lwp)
+        self._send(successor)
+        return False
+
+    def _kept_idle(self, lwp: LWP) -> None:
+        """The poll of a holder is over."""
+        with self.mutex:
+            self._arrive(lwp)
+
+    def _poked(self) -> _Action | None:
+        """Somebody has queued, and the holder may be in a poll that it has to come out of.  Mutex held."""
+        holder = self.holder
+        return _Action.POKE if holder is not None and holder.state is LwpState.POLLING else None
+
+    def _obtain(self, lwp: LWP, *, asleep: bool = False) -> bool:
+        """Wait for the loop, without a step.
+
+        Args:
+            lwp: the LWP of the calling thread.
+            asleep: whether it is parked already.
+
+        Returns:
+            Whether the LWP holds the loop; if not, it has retired.
+        """
+        follow = not asleep
+        home = lwp is self.home
+        patience: float = HOME_NAP if home else self._idle_timeout
+        while True:
+            if not asleep:
+                with self.mutex:
+                    self._unqueue(lwp)
+                    self._starting.pop(lwp, None)
+                    if self._waking is lwp:
+                        self._waking = None
+                    if self.holder is lwp:
+                        self._arrive(lwp)
+                        return True
+                    if not home and (self._rest is LoopState.DRAINING or lwp not in self.lwps):
+                        break
+                    if self.state is LoopState.FREE:
+                        self._take(lwp)
+                        return True
+                    follow = follow and not self.pollers and bool(self.detached) and self.state is LoopState.HELD
+                    follow = follow and self._claimed_polls
+                    if follow and not lwp.kept and lwp.interrupt is None and not (home and self._mail):
+                        lwp.state = LwpState.POLLING
+                        lwp.deadline = self._face.next_timer()
+                        self.pollers.append(lwp)
+                    else:
+                        follow = False
+                        self._park(lwp)
+                    poked = self._poked() if home or lwp.kept else None
+                self._send(poked)
+                if follow:
+                    follow = False
+                    self._face.select(self._face.until(lwp.deadline))
+                    if self._polled(lwp):
+                        return True
+                    continue
+            asleep = False
+            if home and self._mail:
+                self._serve()
+            try:
+                woken = lwp.sleep(patience)
+            except BaseException as exc:
+                # A signal handler raised, on the main thread.  carry() raises it once the loop is held.
+                self._interrupted(lwp, exc)
+                continue
+            if not woken:
+                with self.mutex:
+                    idle = lwp.state is LwpState.PARKED and not lwp.bound_tasks
+                    if idle and not home and len(self.parked) > self._spare_lwps:
+                        self._unqueue(lwp)
+                        break
+                asleep = True
+                if not home:
+                    patience = -1  # it is one of those that are kept: if there are ever more, the others end
+        self._retire(lwp)
+        return False
+
+    def _park(self, lwp: LWP) -> None:
+        """Queue an LWP that is without a step.  Mutex held."""
+        lwp.since = monotonic()
+        if lwp.kept:
+            # Steps of bound user threads wait for this LWP: it queues as one that returns.
+            lwp.state = LwpState.RETURNING
+            self.returning.append(lwp)
+            self.wanted = True
+            return
+        lwp.state = LwpState.PARKED
+        if lwp is self.home:
+            self.wanted = True
+        else:
+            self.parked.append(lwp)
+
+    def keep(self, lwp: LWP, handle: asyncio.Handle) -> None:
+        """Keep a step of a bound user thread for its LWP, which gets the loop for it.  The holder calls this."""
+        with self.mutex:
+            lwp.kept.append(handle)
+            polling = lwp.state is LwpState.POLLING
+            if lwp.state is LwpState.PARKED:
+                self._unqueue(lwp)
+                self._park(lwp)
+            self.wanted = True
+        if polling:
+            self._face.poke()
+
+    # ---------------------------------------------------------------- under the mutex: take, free, wake
+
+    def _claimable(self) -> bool:
+        return self.state is LoopState.FREE or self.state is LoopState.DRAINING
+
+    def _take(self, lwp: LWP) -> None:
+        self._hold(lwp)
+        self._arrive(lwp)
+
+    def _hold(self, lwp: LWP) -> None:
+        self.state = LoopState.HELD
+        self.holder = lwp
+        if self._last is self.home:
+            self._away_since = monotonic()
+        self._last = lwp
+        self.claims += 1
+
+    def _arrive(self, lwp: LWP) -> None:
+        """The holder begins to run."""
+        self.holder_ident = lwp.ident
+        lwp.state = LwpState.RUNNING
+        self._face.taken(lwp)
+        self._want(lwp)
+
+    def _free(self) -> None:
+        self.state = self._rest
+        self.holder = None
+        self.holder_ident = 0
+
+    def _grant(self, target: LWP) -> LWP | None:
+        """Give the loop to an LWP that sleeps or is on its way.  Returns it if it has to be woken."""
+        self._unqueue(target)
+        self._hold(target)
+        return self._rouse(target)
+
+    def _rouse(self, lwp: LWP) -> LWP | None:
+        """An LWP has to be awake.  Returns it if it has to be woken."""
+        if lwp.state is LwpState.WOKEN:
+            return None
+        lwp.state = LwpState.WOKEN
+        self.wakeups += 1
+        return lwp
+
+    def _unqueue(self, lwp: LWP) -> None:
+        for queue in (self.parked, self.pollers, self.returning, self.preempted):
+            if lwp in queue:
+                queue.remove(lwp)
+
+    def _awaken(self, lwp: LWP) -> LWP | None:
+        """Choose an LWP to be woken for a free loop.  Returns it if it has to be woken."""
+        self._waking = lwp
+        return self._rouse(lwp)
+
+    def _successor(self, *, grow: bool = True) -> LWP | _Action | None:
+        """The loop was set free: who has to be woken, if anybody?  ``grow``: it may be a new LWP."""
+        returning = self.returning
+        if returning and monotonic() - returning[0].since >= RETURN_BOUND:
+            return self._grant(returning[0])
+        if self._waking is not None:
+            return None
+        if returning:
+            return self._awaken(returning[0])
+        if self._rest is not LoopState.FREE:
+            return self._grant(self.preempted[0]) if self.preempted else None
+        home = self.home
+        if self.pollers:
+            late = self._face.next_timer() < min(poller.deadline for poller in self.pollers)
+            if not late and not self.preempted and not self._face.has_work():
+                return _Action.POKE if self._unheard() else None
+        if home is not None and home.state is LwpState.PARKED:
+            return self._awaken(home)
+        if self.parked:
+            return self._awaken(self.parked.pop())
+        if self.pollers:
+            return _Action.POKE
+        if len(self.detached) < len(self.lwps):
+            return None  # an LWP that is not blocked is on its way, to park or from its start, and will look
+        new = self._new() if grow else None
+        if new is not None:
+            self._waking = new
+            return new
+        if self.preempted:
+            return self._grant(self.preempted[0])
+        if self._exhausted:
+            return None  # told already
+        self._exhausted = True
+        return _Action.EXHAUSTED
+
+    def _new(self) -> LWP | None:
+        if len(self.lwps) >= self._max_lwps:
+            return None
+        lwp = self._pool.new()
+        self._starting[lwp] = _thread.get_ident()
+        return lwp
+
+    # ---------------------------------------------------------------- what is done without the mutex
+
+    def _send(self, successor: LWP | _Action | None) -> None:
+        if successor is None:
+            return
+        if successor is _Action.POKE:
+            self._face.poke()
+        elif successor is _Action.EXHAUSTED:
+            self._pool.log_exhausted(self._max_lwps)
+        elif not successor.launched:
+            if not self._pool.start(successor):
+                self._bereft()
+        else:
+            successor.wake()
+
+    def disown(self, lwp: LWP) -> None:
+        """An LWP's thread could not be started, or may never come."""
+        with self.mutex:
+            if self._starting.pop(lwp, None) is None:
+                return  # it has come already
+            self.lwps.discard(lwp)
+            if self._waking is lwp:
+                self._waking = None
+            if lwp.thread is not None:
+                self._pool.retires(lwp)
+        self.changed.ring()
+
+    def _bereft(self) -> None:
+        """The system has no thread to give: whoever relied on it has to do without."""
+        with self.mutex:
+            successor = self._successor(grow=False) if self._claimable() else None
+            if successor is _Action.EXHAUSTED:  # in a way; but the log has said already what the loop waits for
+                successor, self._exhausted = None, False
+        self._send(successor)
+
+    def _retire(self, lwp: LWP) -> None:
+        with self.mutex:
+            if self.state is LoopState.FORKED:
+                return
+            if self.holder is lwp:
+                self._free()
+            if self._waking is lwp:
+                self._waking = None
+            self.lwps.discard(lwp)
+            self._pool.retires(lwp)
+            lwp.state = LwpState.RETIRED
+            successor = self._successor() if self._claimable() else None
+        self._send(successor)
+        self._pool.retired(lwp)
+
+    # ---------------------------------------------------------------- the home's mailbox
+
+    def mail(self) -> None:
+        """Somebody has put something into the home's mailbox: see that the home looks."""
+        wake: LWP | _Action | None = _Action.POKE  # it may be about to poll
+        with self.mutex:
+            self._mail = True
+            self.wanted = True
+            home = self.home
+            if home is not None and home.state in _WAITING:
+                wake = self._rouse(home)
+        self.changed.ring()
+        self._send(wake)
+
+    def _serve(self) -> None:
+        self._mail = False
+        self._face.serve()
+
+    # ---------------------------------------------------------------- the end
+
+    def close(self) -> None:
+        """Wait until every LWP has finished its step, and end them all.  The loop is stopped."""
+        with self.mutex:
+            if self.state is LoopState.FORKED:
+                return
+            self._rest = self.state = LoopState.DRAINING
+            wake: list[LWP | _Action | None] = [self._rouse(lwp) for lwp in self.parked]
+            self.parked.clear()
+            wake.append(self._successor())
+            wake.append(_Action.POKE)
+        for successor in wake:
+            self._send(successor)
+        for _ in self._pool.ended():
+            if self._mail:
+                self._serve()
+
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that the LWPs live in."""
+        return self.state is LoopState.FORKED
+
+    def forked(self) -> None:
+        """This process is a child of the one that the LWPs live in."""
+        self.holder = None
+        self._reset(LoopState.FORKED)

@@ -1,0 +1,39 @@
+"""The command line: ``hybridexec run`` and ``hybridexec demo``.  Needs the extra ``cli``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+EXTRA = ("h11", "rich", "typer")
+
+
+def main() -> None:
+    """Parse the command line and do what it says.
+
+    Returns:
+        When the program has ended as ``python`` ends with status 0.
+
+    Raises:
+        SystemExit: 2 for bad arguments, 1 without the extra ``cli``, or what the program ends with.
+        BaseException: what the program raises; its traceback is shown without the frames of the command line.
+    """
+    try:
+        from . import app
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    todo: list[Callable[[], None]] = []
+    try:
+        app.parse(todo)
+    except SystemExit:
+        if not todo:  # a help text, or bad arguments
+            raise
+    # Outside of the parser, which has ideas of its own about exceptions, signals and exit statuses.
+    for do in todo:
+        do()
+
+
+def lacking(exc: ModuleNotFoundError) -> BaseException:
+    """What to raise for a missing module: a message, if the extra would have brought it."""
+    if exc.name not in EXTRA:
+        return exc
+    return SystemExit(f"hybridexec: the command line needs {exc.name}: pip install 'hybridexec[cli]'")

@@ -1,0 +1,176 @@
+"""The commands and their options: what is asked for, and nothing of how it is done."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+import hybridexec
+
+from ..config import PREFIX, Config
+from . import lacking
+
+INSTRUMENTS = f"{PREFIX}INSTRUMENTS"
+
+type Todo = list[Callable[[], None]]
+
+_SCRIPT = "A script, a directory or zip file with a __main__.py, or - for standard input."
+
+
+def _default(field: str, text: str) -> str:
+    """A help text: the field of the configuration says what the default is."""
+    return f"{text}; default: {getattr(Config, field)}."
+
+
+app = typer.Typer(
+    name="hybridexec",
+    help="asyncio's loops, replaced by loops that survive blocking calls.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def parse(todo: Todo) -> None:
+    """Parse ``sys.argv``.
+
+    Args:
+        todo: receives what is to be done, if the arguments are right.
+
+    Raises:
+        SystemExit: always, as the parser does; with status 2 if the arguments are wrong.
+    """
+    typer.main.get_command(app).main(prog_name="hybridexec", obj=todo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"hybridexec {hybridexec.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """asyncio's loops, replaced by loops that survive blocking calls."""
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+def run(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help=_SCRIPT)],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", show_default=False, help="The program's own.")
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")] = False,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="handoff|observe|raise", help=_default("mode", "What a blocking step brings about")),
+    ] = None,
+    preempt: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Interrupt steps of pure Python after this time slice; default: never."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help=_default("threshold", "How long a call that may block can last")),
+    ] = None,
+    max_lwps: Annotated[
+        int | None, typer.Option(metavar="N", help=_default("max_lwps", "The most threads of a loop"))
+    ] = None,
+    spare_lwps: Annotated[
+        int | None, typer.Option(metavar="N", help=_default("spare_lwps", "How many threads are kept ready"))
+    ] = None,
+    lwp_idle_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help=_default("lwp_idle_timeout", "After how long an idle thread beyond these ends")
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="auto|selector|uvloop", help=_default("engine", "What polls"))
+    ] = None,
+    hold_in_debugger: Annotated[
+        bool | None,
+        typer.Option(
+            "--hold-in-debugger/--no-hold-in-debugger",
+            help=_default("hold_in_debugger", "Whether the loop stays where it is at a debugger's prompt"),
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Show at exit where the program blocked.")] = False,
+) -> None:
+    """Run an unchanged program with asyncio's loops replaced by ours.
+
+    Options come before SCRIPT; all that follows belongs to the program.  Each but -m and --report has an environment
+    variable, HYBRIDEXEC_<OPTION>, which the program's child processes see too.
+    """
+    options: dict[str, Any] = {
+        "mode": mode,
+        "preempt": preempt,
+        "threshold": threshold,
+        "max_lwps": max_lwps,
+        "spare_lwps": spare_lwps,
+        "lwp_idle_timeout": lwp_idle_timeout,
+        "engine": engine,
+        "hold_in_debugger": hold_in_debugger,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    # Instruments may be the program's own, and cannot be imported yet.
+    environ = {name: text for name, text in os.environ.items() if name != INSTRUMENTS}
+    try:
+        Config.from_env(environ, **given)
+    except (TypeError, ValueError) as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, given, report))
+
+
+def _run(target: str, arguments: tuple[str, ...], module: bool, given: dict[str, Any], report: bool) -> None:
+    from . import loops, script
+
+    # The environment is where every loop of the process, and of its children, takes its settings from.
+    os.environ.update({f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()})
+    if report:
+        try:
+            from . import reporting
+        except ModuleNotFoundError as exc:
+            raise lacking(exc) from None
+        os.environ[INSTRUMENTS] = ",".join(filter(None, (os.environ.get(INSTRUMENTS), reporting.NAME)))
+        reporting.start()
+    loops.replace()
+    script.run(target, arguments, module=module)
+
+
+def _seconds(value: float) -> float:
+    if not math.isfinite(value) or not 0.2 <= value <= 600:
+        raise typer.BadParameter(f"{value}: allowed are seconds from 0.2 to 600")
+    return value
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    seconds: Annotated[
+        float, typer.Option(callback=_seconds, metavar="SECONDS", help="How long each of the two loops is loaded.")
+    ] = 4.0,
+    connections: Annotated[int, typer.Option(min=1, max=256, help="How many clients load it at a time.")] = 32,
+) -> None:
+    """Load a service whose handlers block, on the default loop and on ours, and show the two side by side."""
+    context.obj.append(functools.partial(_demo, seconds, connections))
+
+
+def _demo(seconds: float, connections: int) -> None:
+    try:
+        from . import demo
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    demo.run(seconds, connections)

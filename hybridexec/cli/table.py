@@ -1,0 +1,92 @@
+"""The report as a table."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..instruments import Report, ReportRow
+from ..upcalls import CallSite
+
+_UNBOUNDED = 10_000  # columns; where nobody looks, no line is broken
+
+
+def console(file: TextIO) -> Console:
+    """A console for a file: without control codes and line breaks of its own where it is not a terminal."""
+    return Console(file=file, width=None if file.isatty() else _UNBOUNDED, highlight=False, markup=False)
+
+
+def print_report(report: Report, file: TextIO, heading: str = "") -> None:
+    """Print a report.
+
+    Args:
+        report: the report.
+        file: where to.
+        heading: says which process it is of, if need be.
+    """
+    out = console(file)
+    rows = report.rows()
+    if not rows:
+        out.print(f"hybridexec{heading}: no blocking call was seen")
+        return
+    count = sum(row.count for row in rows)
+    calls = "1 blocking call" if count == 1 else f"{count} blocking calls"
+    out.print(f"hybridexec{heading}: {calls}; the default loop would have stood still for {time(report.frozen_time())}")
+    out.print(table_of(rows))
+
+
+def table_of(rows: list[ReportRow]) -> Table:
+    """Lay out the rows.
+
+    Args:
+        rows: what to show, in this order.
+
+    Returns:
+        The table; with a column for blocks that are not over only if there are such.
+    """
+    pending = any(row.pending for row in rows)
+    table = Table()
+    table.add_column("call site", overflow="fold")
+    table.add_column("callable", overflow="fold")
+    table.add_column("noticed", overflow="fold")
+    for name in ("count", "total", "longest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if pending:
+        table.add_column("still blocked", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [
+            _place(row.site),
+            row.callable or "?",
+            ", ".join(detection.value for detection in row.detections) or "?",
+            str(row.count),
+            time(row.total),
+            time(row.longest),
+        ]
+        if pending:
+            cells.append(f"{row.pending} for {time(row.pending_time)}" if row.pending else "")
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def time(seconds: float) -> str:
+    """A duration, for people."""
+    return f"{seconds:.3f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+
+
+def _place(site: CallSite | None) -> str:
+    if site is None:
+        return "?"
+    here = os.path.join(_here(), "")
+    file = site.file.removeprefix(here) if len(here) > 1 else site.file
+    return f"{file}:{site.line} {site.function}"
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return ""

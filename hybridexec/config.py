@@ -1,0 +1,225 @@
+"""Config: every knob of a loop, with its unit, default, allowed values and environment variable."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from .upcalls import METHODS, Instrument
+
+PREFIX = "HYBRIDEXEC_"
+
+_MODES = ("handoff", "observe", "raise")
+_ENGINES = ("auto", "selector", "uvloop")
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """How a :class:`~hybridexec.HybridLoop` detects blocking calls and what it does about them.
+
+    Every field may be given in code or, through :meth:`from_env`, as ``HYBRIDEXEC_<FIELD>`` in upper case; what is
+    given in code wins.  Instances are immutable and may be shared by loops and threads.
+
+    Raises:
+        TypeError: a field has a value of a wrong type; the message names field, value and what is allowed.
+        ValueError: a field has a value out of range; the message names field, value and what is allowed.
+    """
+
+    mode: Literal["handoff", "observe", "raise"] = "handoff"
+    """What a blocking step brings about: "handoff": the loop moves to a spare LWP; "observe": an upcall, and the
+    loop stays where it is; "raise": :class:`~hybridexec.BlockingCallError` in the step, for tests."""
+
+    threshold: float = 0.005
+    """Seconds that a call which may or may not block can last before the loop is retaken from it (0.001 to 60)."""
+
+    preempt: float | None = None
+    """Time slice of a step of pure Python, in seconds (0.005 to 60); None: a step is never interrupted."""
+
+    max_lwps: int = 256
+    """The most LWPs one loop may have, its home included (2 to 32768); with all of them blocked the loop waits."""
+
+    spare_lwps: int = 1
+    """How many LWPs are kept parked and ready once the program has blocked (0 to ``max_lwps`` - 1)."""
+
+    lwp_idle_timeout: float = 10.0
+    """Seconds after which an LWP that is parked beyond ``spare_lwps`` ends (0 to 86400)."""
+
+    engine: Literal["auto", "selector", "uvloop"] = "auto"
+    """What polls and carries the transports: "selector" is asyncio's own; "auto" is uvloop for a loop that is made on
+    another than the main thread, where uvloop is installed, and "selector" otherwise."""
+
+    instruments: tuple[Instrument, ...] = ()
+    """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class``."""
+
+    hold_in_debugger: bool = True
+    """Whether the loop stays where it is while a debugger (pdb, pydevd) waits at its prompt."""
+
+    def __post_init__(self) -> None:
+        _one_of("mode", self.mode, _MODES)
+        _one_of("engine", self.engine, _ENGINES)
+        _seconds("threshold", self.threshold, 0.001, 60)
+        if self.preempt is not None:
+            _seconds("preempt", self.preempt, 0.005, 60, none=True)
+        _seconds("lwp_idle_timeout", self.lwp_idle_timeout, 0, 86400)
+        _whole("max_lwps", self.max_lwps, 2, 32768)
+        _whole("spare_lwps", self.spare_lwps, 0, self.max_lwps - 1)
+        if not isinstance(self.hold_in_debugger, bool):
+            raise TypeError(f"hold_in_debugger={self.hold_in_debugger!r}: allowed are True and False")
+        object.__setattr__(self, "instruments", _instruments(self.instruments))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, /, **options: Any) -> Self:
+        """Read the fields from the environment.
+
+        Args:
+            environ: where to look; by default ``os.environ``.
+            **options: fields given in code, which win over the environment's.
+
+        Returns:
+            The configuration; a field that is given nowhere has its default.
+
+        Raises:
+            TypeError: an option is not a field, or has a wrong type.
+            ValueError: a variable or an option has a value that is not allowed, or a variable of the prefix
+                names no field.
+        """
+        environ = os.environ if environ is None else environ
+        check_names(options)
+        fields = {PREFIX + field.name.upper(): field.name for field in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environ.items():
+            if not variable.startswith(PREFIX):
+                continue
+            if variable not in fields:
+                raise ValueError(f"{variable}={text!r}: there is no such field; allowed are {', '.join(fields)}")
+            name = fields[variable]
+            if name not in options:
+                try:
+                    values[name] = _PARSERS[name](text)
+                except ValueError as exc:
+                    raise ValueError(f"{variable}={text!r}: {exc}") from exc
+        try:
+            return cls(**values, **options)
+        except ValueError as exc:
+            given = [variable for variable, name in fields.items() if name in values]
+            if not given or _refusal(cls, options) == str(exc):
+                raise
+            raise ValueError(f"{exc} (from the environment: {', '.join(given)})") from exc
+
+
+def resolve(config: Config | None, options: Mapping[str, Any]) -> Config:
+    """What ``config`` and keyword options together mean: options win over config, config over the environment."""
+    if config is None:
+        return Config.from_env(**options)
+    if not isinstance(config, Config):
+        raise TypeError(f"config={config!r}: allowed are a hybridexec.Config and None")
+    check_names(options)
+    return dataclasses.replace(config, **options)
+
+
+def _refusal(cls: type[Config], options: Mapping[str, Any]) -> str | None:
+    """Why the options are refused, whatever the environment says."""
+    try:
+        cls(**options)
+    except ValueError as exc:
+        return str(exc)
+    return None
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Refuse an option that is no field of :class:`Config`."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    for name, value in options.items():
+        if name not in names:
+            raise TypeError(f"{name}={value!r}: there is no such option; allowed are {', '.join(names)}")
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    text = ", ".join(repr(a) for a in allowed)
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r}: allowed are {text}")
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: allowed are {text}")
+
+
+def _seconds(name: str, value: object, low: float, high: float, *, none: bool = False) -> None:
+    allowed = f"allowed are {'None and ' if none else ''}seconds from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}={value!r}: {allowed}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: {allowed}")
+
+
+def _whole(name: str, value: object, low: int, high: int, *, none: bool = False) -> None:
+    allowed = f"allowed are {'None and ' if none else ''}whole numbers from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: {allowed}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value!r}: {allowed}")
+
+
+def _instruments(value: object) -> tuple[Any, ...]:
+    allowed = "allowed is a sequence of hybridexec.Instrument (or objects with any of its methods)"
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise TypeError(f"instruments={value!r}: {allowed}")
+    for instrument in value:
+        named = any(callable(getattr(instrument, method, None)) for method in METHODS.values())
+        if isinstance(instrument, type) or not named:
+            raise TypeError(f"instruments: {instrument!r}: {allowed}")
+    return tuple(value)
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("allowed is a number of seconds") from None
+
+
+def _parse_whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("allowed is a whole number") from None
+
+
+def _parse_flag(text: str) -> bool:
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise ValueError(f"allowed are {', '.join(_TRUE + _FALSE)}")
+
+
+def _parse_slice(text: str) -> float | None:
+    return None if text.lower() in ("", "none") else _parse_number(text)
+
+
+def _parse_instruments(text: str) -> tuple[Any, ...]:
+    import pkgutil
+
+    found: list[Any] = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            found += _instruments([pkgutil.resolve_name(name)()])
+        except Exception as exc:  # whatever a module, or a class that is none of ours, raises
+            raise ValueError(f"cannot load {name!r} ({exc}); allowed is a list of module:class") from exc
+    return tuple(found)
+
+
+_PARSERS: dict[str, Any] = {
+    "mode": str,
+    "threshold": _parse_number,
+    "preempt": _parse_slice,
+    "max_lwps": _parse_whole,
+    "spare_lwps": _parse_whole,
+    "lwp_idle_timeout": _parse_number,
+    "engine": str,
+    "instruments": _parse_instruments,
+    "hold_in_debugger": _parse_flag,
+}

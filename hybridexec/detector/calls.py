@@ -1,0 +1,214 @@
+"""The first tier: declared calls, exact to the microsecond.
+
+A CALL event comes before each call, a C_RETURN or C_RAISE event after it if the callee is implemented in C.  A call
+site whose callee is not in the catalogue answers ``DISABLE`` the first time and costs nothing from then on.  A site
+whose callee was in the catalogue once stays enabled for ever, or the end of a call that has begun might go unseen.
+
+What a site's last call did is remembered: one whose outcome cannot be told beforehand is taken for sure after a slow
+call, and only marked after a fast one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import linecache
+import os
+import selectors
+import sys
+import threading
+import tokenize
+from _thread import get_ident
+from time import monotonic
+from types import CodeType, FrameType
+from typing import Any
+
+from ..lwp import current
+from ..upcalls import CallSite, Detection
+from . import catalogue
+from .catalogue import Binds, Verdict
+
+MANY = sys.maxsize
+_UNPACKS = dis.opmap["CALL_FUNCTION_EX"]
+
+DISABLE = sys.monitoring.DISABLE
+
+_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
+_SOURCES = linecache.__file__, tokenize.__file__  # read in the middle of asyncio's code, in debug mode
+_CALLING = os.path.join(_OWN, "executor", "calling.py")  # where a program's callables are called
+_EXCLUDED = _ASYNCIO, _OWN, *_SOURCES
+_SELECTORS = selectors.__file__  # the loop itself polls there; a program's own polls there are left to the sampler
+_WAIT = threading.Condition.wait.__code__
+_SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
+
+
+class Site:
+    """A place in the code where a call stands.  Keeps the code alive, so that its identity stays its own."""
+
+    __slots__ = ("code", "count", "learned", "offset", "slow", "where")
+
+    def __init__(self, code: CodeType, offset: int, *, learned: bool = False) -> None:
+        self.code = code
+        self.offset = offset
+        # How many arguments the call has, self not counted; where they are unpacked nobody knows.
+        self.count = MANY if code.co_code[offset] == _UNPACKS else code.co_code[offset + 1]
+        self.learned = learned  # found by the sampler
+        self.slow = learned  # whether the last call lasted for the threshold
+        self.where: CallSite | None = None
+
+    def describe(self) -> CallSite:
+        """The site, for people."""
+        if self.where is None:
+            lines = [line for start, end, line in self.code.co_lines() if start <= self.offset < end and line]
+            line = lines[0] if lines else self.code.co_firstlineno
+            self.where = CallSite(self.code.co_filename, line, self.code.co_qualname)
+        return self.where
+
+
+class Call:
+    """A call that blocks, or may block, and what is known about it."""
+
+    __slots__ = (
+        "argument",
+        "began",
+        "brief",
+        "detection",
+        "foreign",
+        "name",
+        "outer",
+        "reported",
+        "site",
+        "stays",
+        "user_thread",
+    )
+
+    def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
+        self.site = site
+        self.name = name
+        self.argument = argument
+        self.detection = detection
+        self.began = monotonic()
+        self.reported = False  # an upcall BLOCKED was emitted
+        self.brief = False  # it waits for something that is always on its way
+        self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
+        self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
+        self.user_thread: str | None = None
+        self.outer: Call | None = None  # the call whose C code has called back into Python
+
+
+_sites: dict[tuple[int, int], Site] = {}
+
+
+def excluded(code: CodeType) -> bool:
+    """Whether code is asyncio's or this package's own, which never blocks a step."""
+    name = code.co_filename
+    return (name.startswith(_EXCLUDED) and name != _CALLING) or (
+        code.co_qualname.startswith(_SSL_OBJECT) and name.endswith("ssl.py")
+    )
+
+
+def own(code: CodeType) -> bool:
+    """Whether code is this package's own."""
+    return code.co_filename.startswith(_OWN)
+
+
+def site_of(code: CodeType, offset: int) -> Site:
+    """The site of an instruction, the same object each time."""
+    key = (id(code), offset)
+    site = _sites.get(key)
+    if site is None:
+        site = _sites.setdefault(key, Site(code, offset))
+    return site
+
+
+def learn(code: CodeType, offset: int) -> Site:
+    """Declare a site that the sampler has discovered: its calls are events from now on."""
+    site = site_of(code, offset)
+    site.slow = True
+    if not site.learned:
+        site.learned = True
+        sys.monitoring.restart_events()
+    return site
+
+
+def forget() -> None:
+    """Forget every site."""
+    _sites.clear()
+
+
+def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
+    """CALL: a call is about to begin."""
+    site = _sites.get((id(code), offset))
+    known = catalogue.catalogue
+    entry = known.get(callable)
+    if entry is None:
+        seen, owner = catalogue.see_through(callable, argument)
+        if seen is not callable:
+            callable, argument = seen, owner
+            entry = known.get(callable)
+    if site is None:
+        if excluded(code) or code.co_filename == _SELECTORS:
+            return DISABLE
+        if entry is None:
+            known.resolve()
+            entry = known.get(callable)
+            if entry is None:
+                return DISABLE
+        site = site_of(code, offset)
+    lwp = current.get(get_ident())
+    if lwp is None or lwp.region or lwp.handle is None:
+        return None  # not a step's call
+    if lwp.carrying.inside():
+        return None  # a finalizer or a signal handler in the middle of the protocol
+    if entry is None:
+        if not site.learned or not catalogue.is_c(callable):
+            return None
+        verdict = Verdict.MAYBE
+        name = None
+    else:
+        if entry.binds is not None:
+            lwp.carrying.reactions.binds(lwp, entry.binds, argument)
+            if entry.binds is Binds.GREENLET:
+                return None
+        try:
+            verdict = entry.will_block(argument, site.count)
+        except Exception:  # it is not what the callable takes, which will say so itself
+            verdict = Verdict.MAYBE
+        if verdict is Verdict.NEVER:
+            return None
+        name = entry.name
+    call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
+    call.foreign = entry is None or entry.calls_back
+    call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
+    lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
+    return None
+
+
+def _begins_thread(frame: FrameType) -> bool:
+    """Whether a wait is that of ``Thread.start()`` for the new thread, which everybody who makes threads goes through:
+    ``asyncio.to_thread``, too."""
+    for _ in range(2):
+        caller = frame.f_back
+        if caller is None:
+            return False
+        frame = caller
+    return frame.f_code is threading.Thread.start.__code__
+
+
+def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
+    """C_RETURN: a C call is over."""
+    lwp = current.get(get_ident())
+    if lwp is not None:
+        call = lwp.call
+        if call is not None and call.site.code is code and call.site.offset == offset:
+            lwp.carrying.reactions.over(lwp, call, raised=False)
+
+
+def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
+    """C_RAISE: a C call has raised."""
+    lwp = current.get(get_ident())
+    if lwp is not None:
+        call = lwp.call
+        if call is not None and call.site.code is code and call.site.offset == offset:
+            lwp.carrying.reactions.over(lwp, call, raised=True)

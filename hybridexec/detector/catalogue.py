@@ -1,0 +1,292 @@
+"""The catalogue: which C callables can block, and what their first argument says about it.
+
+Only callables implemented in C are listed, since only a C call can block a thread: what blocks in a library written
+in Python is the C call at its bottom, wherever the library is.  File objects are not listed on purpose: they are fast
+nearly always and called very often, so they are left to the sampler, which learns the few sites that do block.
+
+A third-party entry is known by its dotted name until its module is imported; names are looked up whenever a call site
+is seen for the first time, so nothing hooks into the import system.
+"""
+
+from __future__ import annotations
+
+import _socket
+import _thread
+import builtins
+import enum
+import os
+import select
+import sqlite3
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+class Verdict(enum.Enum):
+    """Whether a call will block, as far as its first argument tells."""
+
+    NEVER = "never"
+    MAYBE = "maybe"
+    SURE = "sure"
+
+
+class Binds(enum.Enum):
+    """What a call ties to the calling thread, beyond blocking."""
+
+    GREENLET = "greenlet"
+    RLOCK = "rlock"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One callable of the catalogue.
+
+    Attributes:
+        name: its dotted name, for reports.
+        callable: the callable, kept alive so that its identity stays its own.
+        will_block: what its first argument, and the number of positional arguments of the call, say.
+        binds: what the call ties to the thread.
+        calls_back: whether it may call Python functions of the program meanwhile.
+    """
+
+    name: str
+    callable: Any
+    will_block: Callable[[Any, int], Verdict]
+    binds: Binds | None = None
+    calls_back: bool = False
+
+
+def maybe(argument: Any, count: int) -> Verdict:
+    """Nothing is known beforehand."""
+    return Verdict.MAYBE
+
+
+def sure(argument: Any, count: int) -> Verdict:
+    """It always blocks."""
+    return Verdict.SURE
+
+
+def _sleep(seconds: Any, count: int) -> Verdict:
+    if not isinstance(seconds, int | float) or 0 < seconds < 0.001:
+        return Verdict.MAYBE
+    return Verdict.SURE if seconds > 0 else Verdict.NEVER
+
+
+def _lock(lock: Any, count: int) -> Verdict:
+    if not lock.locked():
+        return Verdict.NEVER
+    return Verdict.SURE if count == 0 else Verdict.MAYBE
+
+
+def _queue(queue: Any, count: int) -> Verdict:
+    if not queue.empty():
+        return Verdict.NEVER
+    return Verdict.SURE if count == 0 else Verdict.MAYBE
+
+
+def _ready(fd: int, event: str) -> bool:
+    poll = select.poll()
+    poll.register(fd, getattr(select, event))
+    return bool(poll.poll(0))
+
+
+def _readable(fd: Any, count: int) -> Verdict:
+    try:
+        return Verdict.MAYBE if _ready(fd, "POLLIN") or not os.get_blocking(fd) else Verdict.SURE
+    except (OSError, TypeError, ValueError, AttributeError):
+        return Verdict.MAYBE  # Windows has no poll(); else the call itself says what is wrong
+
+
+def _receives(most: int) -> Callable[[Any, int], Verdict]:
+    """What a receiving method of a socket will do, if it has at most so many arguments: the next one are flags."""
+
+    def judge(sock: Any, count: int) -> Verdict:
+        if sock.gettimeout() == 0 or _ready(sock.fileno(), "POLLIN"):
+            return Verdict.NEVER
+        return Verdict.SURE if count <= most else Verdict.MAYBE
+
+    return judge
+
+
+def _sends(sock: Any, count: int) -> Verdict:
+    return Verdict.NEVER if sock.gettimeout() == 0 else Verdict.MAYBE
+
+
+_BUILT_IN: list[tuple[Any, tuple[str, ...], Callable[[Any, int], Verdict]]] = [
+    (time, ("sleep",), _sleep),
+    (_thread.LockType, ("acquire", "acquire_lock", "__enter__"), _lock),
+    (builtins, ("input",), maybe),
+    (_socket.socket, ("recv", "recvfrom", "_accept"), _receives(1)),
+    (_socket.socket, ("recv_into", "recvfrom_into", "recvmsg", "recvmsg_into"), _receives(2)),
+    (_socket.socket, ("send", "sendall", "sendto", "sendmsg", "connect", "connect_ex"), _sends),
+    (_socket, ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "getnameinfo"), maybe),
+    (select, ("select",), maybe),
+    (os, ("read",), _readable),
+    (os, ("write", "waitpid", "wait", "wait3", "wait4", "waitid", "fsync", "fdatasync", "sync", "sendfile"), maybe),
+    (os, ("readv", "writev", "pread", "pwrite", "lockf", "system"), maybe),
+    (sqlite3, ("connect",), maybe),
+]
+
+_CALL_BACK: list[tuple[Any, tuple[str, ...]]] = [
+    # functions, row and text factories, adapters and converters, trace and progress handlers
+    (sqlite3.Connection, ("execute", "executemany", "executescript", "commit", "rollback", "backup")),
+    (sqlite3.Cursor, ("execute", "executemany", "executescript", "fetchall", "fetchmany", "fetchone")),
+]
+"""Those that can block, and can call Python functions of the program meanwhile: which then wait for the loop."""
+
+_BY_NAME: dict[str, Callable[[Any, int], Verdict]] = {
+    "_queue.SimpleQueue.get": _queue,
+    "_thread._ThreadHandle.join": maybe,
+    "_ssl._SSLSocket.read": maybe,
+    "_ssl._SSLSocket.write": maybe,
+    "_ssl._SSLSocket.do_handshake": maybe,
+    "_ssl._SSLSocket.shutdown": maybe,
+    "fcntl.flock": maybe,
+    "fcntl.lockf": maybe,
+    "_multiprocessing.SemLock.acquire": maybe,
+    "select.epoll.poll": maybe,
+    "select.poll.poll": maybe,
+    "select.kqueue.control": maybe,
+}
+
+_DRIVERS = (
+    "psycopg2._psycopg._connect",
+    "psycopg2.extensions.cursor.execute",
+    "psycopg2.extensions.cursor.executemany",
+    "psycopg2.extensions.connection.commit",
+    "psycopg2.extensions.connection.rollback",
+    "MySQLdb._mysql.connect",
+    "MySQLdb._mysql.connection.query",
+    "MySQLdb._mysql.connection.commit",
+    "pyodbc.connect",
+    "pyodbc.Cursor.execute",
+    "pyodbc.Connection.commit",
+    "pycurl.Curl.perform",
+)
+"""Of other people's packages: they have adapters, and callbacks of their own."""
+
+_C_TYPES = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType)
+
+
+class Catalogue:
+    """The entries by the identity of their callable.  Thread-safe: writers hold a lock, readers read dictionaries."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[int, Entry] = {}
+        self._pending: dict[str, tuple[Callable[[Any, int], Verdict], Binds | None, bool]] = {}
+        for owner, names, will_block in _BUILT_IN:
+            for name in names:
+                if hasattr(owner, name):
+                    self.add(getattr(owner, name), will_block)
+        for owner, names in _CALL_BACK:
+            for name in names:
+                self.add(getattr(owner, name), maybe, calls_back=True)
+        for name, will_block in _BY_NAME.items():
+            self.add_name(name, will_block)
+        for name in _DRIVERS:
+            self.add_name(name, maybe, calls_back=True)
+        for method in ("acquire", "__enter__", "_acquire_restore"):  # the last one: where a Condition goes on
+            self.add(getattr(_RLOCK, method), _rlock, Binds.RLOCK)
+        self.add_name("greenlet.greenlet.switch", maybe, Binds.GREENLET)
+        self.add_name("greenlet.greenlet.throw", maybe, Binds.GREENLET)
+
+    def add(
+        self,
+        callable: Any,
+        will_block: Callable[[Any, int], Verdict],
+        binds: Binds | None = None,
+        *,
+        calls_back: bool = False,
+    ) -> None:
+        """Add a C callable."""
+        descriptor, _ = see_through(callable, None)
+        with self._lock:
+            self._entries[id(descriptor)] = Entry(name_of(descriptor), descriptor, will_block, binds, calls_back)
+
+    def add_name(
+        self,
+        name: str,
+        will_block: Callable[[Any, int], Verdict],
+        binds: Binds | None = None,
+        *,
+        calls_back: bool = False,
+    ) -> None:
+        """Add a callable by its dotted name, as soon as its module is imported."""
+        with self._lock:
+            self._pending[name] = (will_block, binds, calls_back)
+
+    def resolve(self) -> None:
+        """Look up the names whose modules have been imported since."""
+        for name, (will_block, binds, calls_back) in list(self._pending.items()):
+            found = find(name)
+            if found is not None:
+                with self._lock:
+                    self._pending.pop(name, None)
+                if is_c(found):
+                    self.add(found, will_block, binds, calls_back=calls_back)
+
+    def get(self, callable: Any) -> Entry | None:
+        """The entry of a callable, if it has one."""
+        return self._entries.get(id(callable))
+
+
+def see_through(callable: Any, argument: Any) -> tuple[Any, Any]:
+    """What a bound C method is bound from, and to: ``recv = sock.recv`` is ``socket.recv`` with ``sock``."""
+    if type(callable) in (types.BuiltinFunctionType, types.MethodWrapperType):
+        owner = callable.__self__
+        if owner is not None and not isinstance(owner, types.ModuleType):
+            for base in type(owner).__mro__:  # it may have come from super()
+                found = vars(base).get(callable.__name__)
+                if isinstance(found, types.MethodDescriptorType | types.WrapperDescriptorType):
+                    return found, owner
+    return callable, argument
+
+
+def is_c(callable: Any) -> bool:
+    """Whether a callable is implemented in C, so that its return is an event of its own."""
+    if isinstance(callable, _C_TYPES):
+        return True
+    if isinstance(callable, types.FunctionType | types.MethodType | type):
+        return False
+    return not isinstance(vars(type(callable)).get("__call__"), types.FunctionType)
+
+
+def name_of(callable: Any) -> str:
+    """The dotted name of a callable."""
+    owner = getattr(callable, "__objclass__", None)
+    module = getattr(callable, "__module__", None) or getattr(owner, "__module__", None) or type(callable).__module__
+    name = getattr(callable, "__qualname__", None) or getattr(callable, "__name__", type(callable).__qualname__)
+    return f"{module}.{name}"
+
+
+def find(name: str) -> Any:
+    """What a dotted name means among the modules imported so far; None if nothing."""
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:cut]))
+        if module is not None:
+            found: Any = module
+            for part in parts[cut:]:
+                try:
+                    found = getattr(found, part)
+                except Exception:  # not there yet; or a module that loads its parts late, and cannot
+                    break
+            else:
+                return found
+    return None
+
+
+_RLOCK = type(_thread.RLock())
+
+
+def _rlock(lock: Any, count: int) -> Verdict:
+    return Verdict.NEVER if lock._is_owned() else Verdict.MAYBE
+
+
+catalogue = Catalogue()
+"""The catalogue of the process."""

@@ -1,0 +1,376 @@
+"""The second and the third tier: the sampler, a thread that looks at the carriers (Go's sysmon).
+
+It looks at each running loop once per tick.  A step that it finds where it was a threshold before, at the same
+instruction, may stand in a call, or may be Python code that happens to be caught at the same place.  So it *arms a
+trap* for the step's next instruction, and looks whether the thread comes to it while the sampler sleeps: a thread
+that waits only for the GIL does, one in a call does not.  Then the loop is retaken; the trap sees to the rest.
+
+A marked call (``calls.py``) needs no trap: its end is an event.  It is retaken when it has lasted for the threshold.
+
+The sampler sleeps deeply while nobody executes; a carrier that takes a loop wakes it.  While a loop is busy and
+healthy, step after step, with no marked call among them, it looks less and less often: each look takes the GIL from
+the carrier, and costs a busy server some 50 microseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import threading
+import weakref
+from time import monotonic
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING
+
+from ..lwp import IN_POLL, LWP, Bell, LwpState
+from ..machine import is_ready, own_wait, processor_time
+from ..upcalls import Detection, logger
+from . import trap as traps
+from .calls import Call, Site, excluded, learn, own
+from .naming import expression, look_up
+from .trap import Trap
+
+if TYPE_CHECKING:
+    from ..carrying import Carrying
+
+IDLE_TICKS = 10
+"""After so many ticks without anything to look at, the sampler sleeps until it is woken."""
+
+HEALTHY = 20
+"""After so many looks at a busy loop that found nothing, the sampler looks at a ``LAZY``-th of its rate."""
+
+LAZY = 4
+
+PROOF = 0.001
+"""Seconds of one sleep during which a trapped thread that can run comes to its trap."""
+
+PROOFS = 2
+"""So many such sleeps prove that it stands in a call, if each ended on time ..."""
+
+PATIENCE = 10
+"""... or so many if none did: others compete for the GIL."""
+
+NAP = 0.25
+"""Seconds that the sampler sleeps at most while an engine polls that calls the program back from its poll: nobody wakes
+it when that happens."""
+
+CALM = 1.0
+"""Seconds after the last trap when the events for all code are turned off."""
+
+LATE = 0.05
+"""Seconds by which the sampler must be late before it says that somebody held the GIL.  Ten of the interpreter's switch
+intervals: where several threads compute, each may have had it for one or two."""
+
+
+class _Look:
+    """What the sampler saw of one loop the last time.  It keeps nothing of a step alive."""
+
+    __slots__ = ("backoff", "cpu", "frame", "lasti", "late", "lwp", "marks", "seen", "step", "time")
+
+    def __init__(self) -> None:
+        self.lwp: LWP | None = None
+        self.step: weakref.ref[asyncio.Handle] | None = None
+        self.frame = 0  # the identity of its innermost frame
+        self.lasti = -1
+        self.marks = 0
+        self.cpu = 0.0  # the processor time of the LWP's thread ...
+        self.time = 0.0  # ... by then
+        self.late: tuple[CodeType, int] | None = None  # where the step stood when this thread was late the last time
+        self.seen = 0.0  # when the step was first seen
+        self.backoff = 0  # ticks to let pass after false alarms
+
+
+class _Sleep:
+    """How one sampler thread sleeps.  Each thread has its own: one that shall end, and its successor, may overlap."""
+
+    __slots__ = ("bell", "deep")
+
+    def __init__(self) -> None:
+        self.bell = Bell()
+        self.deep = False  # until it is woken
+
+
+class Sampler:
+    """The process's sampler.  Its thread lives while any loop runs."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._loops: dict[Carrying, _Look] = {}
+        self._sleep = _Sleep()
+        self._thread: threading.Thread | None = None
+        self._tick = 1.0
+        self._last_trap = 0.0
+        self._waited: float | None = None  # how long the thread had waited for a processor ...
+        self._weighed = 0.0  # ... by then
+        self._healthy = 0  # how many looks in a row found nothing
+        self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
+
+    def watch(self, carrying: Carrying) -> None:
+        """A loop runs: look at it."""
+        with self._lock:
+            self._loops[carrying] = _Look()
+            self._set_tick()
+            if self._thread is None:
+                self._sleep = _Sleep()
+                thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as exc:
+                    if "interpreter shutdown" not in str(exc):
+                        raise
+                    return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
+                except BaseException:  # a signal handler has raised; the thread may run all the same
+                    self._sleep.bell.ring()
+                    raise
+                self._thread = thread
+            self._sleep.bell.ring()
+
+    def unwatch(self, carrying: Carrying) -> None:
+        """A loop does not run any longer.  The thread ends with the last one."""
+        thread = None
+        with self._lock:
+            self._loops.pop(carrying, None)
+            if self._loops:
+                self._set_tick()
+            else:
+                thread, self._thread = self._thread, None
+            self._sleep.bell.ring()
+        if thread is not None:
+            thread.join()
+
+    def forked(self) -> None:
+        """This process is a child: the thread is not in it."""
+        self._reset()
+
+    def look(self) -> None:
+        """A loop was taken.  Any thread."""
+        sleep = self._sleep
+        if sleep.deep:
+            sleep.bell.ring()
+
+    def _set_tick(self) -> None:
+        ticks = []
+        for carrying in self._loops:
+            reactions = carrying.reactions
+            ticks.append(min(reactions.threshold, (reactions.preempt or 60) / 4))
+        self._tick = min(ticks)
+
+    def _run(self, sleep: _Sleep) -> None:
+        idle = 0
+        loops: list[tuple[Carrying, _Look]] = []
+        me = threading.current_thread()
+        self._waited = own_wait()
+        while True:
+            late = 0.0
+            tick, self._next = self._next, self._tick if self._healthy < HEALTHY else self._tick * LAZY
+            due = monotonic() + tick
+            if idle >= IDLE_TICKS:
+                sleep.deep = True
+                # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
+                if not any(_executing(carrying) for carrying, _ in loops):
+                    sleep.bell.wait(_nap(loops))
+                sleep.deep = False
+                idle = self._healthy = 0
+            else:
+                sleep.bell.wait(tick)
+                late = monotonic() - due
+            now = monotonic()
+            with self._lock:
+                if self._thread is not me:
+                    return
+                loops = list(self._loops.items())
+            active = False
+            self._healthy += 1
+            for carrying, look in loops:
+                try:
+                    active = self._look(carrying, look, now, late) or active
+                except Exception as exc:
+                    logger.error("the sampler failed and goes on", exc_info=exc)
+            if late <= LATE and now - self._weighed > CALM / 2:
+                self._weighed, self._waited = now, own_wait()
+            if now - self._last_trap > CALM:
+                traps.relax()
+            idle = 0 if active else idle + 1
+
+    def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
+        """Look at one loop.  Returns whether somebody executes on it."""
+        lwp = _executing(carrying)
+        if lwp is None:
+            look.lwp = look.step = None
+            holder = carrying.holder
+            if holder is None or holder.handle is not IN_POLL:
+                self._healthy = 0  # a poll that is held is a part of a busy loop's work
+            return False
+        carrying.recall(now)
+        step = lwp.handle
+        same = lwp is look.lwp and look.step is not None and look.step() is step
+        called_back = 0
+        if step is IN_POLL:
+            # It stands for all that the engine calls; one of these calls is known by its innermost frame.
+            called_back = id(sys._current_frames().get(lwp.ident))
+            same = same and look.frame == called_back
+        cpu = processor_time(lwp.clock)
+        paused = now - look.time - (cpu - look.cpu) if lwp is look.lwp else math.inf  # how long it has not computed
+        look.cpu, look.time = cpu, now
+        marked = lwp.state is LwpState.MARKED
+        if step is IN_POLL and not marked:
+            # There is no mark on a call in a poll: the state says that it polls.
+            marked = lwp.call is not None and not lwp.call.stays
+        if not same and not marked and late < LATE:
+            look.lwp, look.step = lwp, None if step is None else weakref.ref(step)
+            look.frame, look.lasti, look.backoff, look.seen = called_back, -1, 0, now
+            if carrying.reactions.preempt is not None:
+                self._next = min(self._tick, max(_slice_left(lwp, carrying.reactions.preempt, now), 0.0))
+            if carrying.marks != look.marks:
+                look.marks = carrying.marks
+                self._healthy = 0
+            return True
+        self._healthy = 0
+        self._next = self._tick / 2
+        frame = sys._current_frames().get(lwp.ident)
+        if step is None or frame is None:
+            return True
+        reactions = carrying.reactions
+        if marked:
+            call = lwp.call
+            if call is not None and now - call.began >= reactions.threshold * 0.9 and _stands_in(call, frame):
+                reactions.overdue(lwp, call, frame)
+            return True
+        if late > LATE:
+            # It has computed all the time, or stands in a call, or in the same one as when this thread was late the
+            # last time; and this thread could not run.  Else the machine may have had something better to do.
+            place = (frame.f_code, frame.f_lasti)
+            busy = paused < late / 2 or same or place == look.late
+            if busy and traps.may_call(*place) and self._wanted_gil(late):
+                reactions.held_gil(lwp, _call(frame, Detection.HELD_GIL, now - late), late)
+            look.late = place
+        if reactions.preempt is not None and lwp.trap is None and self._preempt(carrying, lwp, step, frame, now):
+            return True
+        lasti = frame.f_lasti
+        if not same or id(frame) != look.frame or lasti != look.lasti:
+            if not same:
+                look.seen = now
+            look.lwp, look.step, look.frame, look.lasti = lwp, weakref.ref(step), id(frame), lasti
+        elif look.backoff > 0:
+            look.backoff -= 1
+        elif lwp.call is not None and lwp.call.stays and _stands_in(lwp.call, frame):
+            pass  # declared, and everything is said
+        elif not _in_call(lwp.trap) and not lwp.region and traps.may_call(frame.f_code, lasti):
+            if not self._prove(carrying, lwp, step, frame, lasti, look.seen):
+                look.backoff = 20
+            look.frame = 0
+        return True
+
+    def _wanted_gil(self, late: float) -> bool:
+        """Whether this thread was late for want of the interpreter, and not of a processor, as far as that is known."""
+        before, self._waited = self._waited, own_wait()
+        return before is None or self._waited is None or self._waited - before < late / 2
+
+    def _prove(
+        self, carrying: Carrying, lwp: LWP, step: asyncio.Handle, frame: FrameType, lasti: int, seen: float
+    ) -> bool:
+        """Find out whether a step stands in a call, and if so have the loop retaken from it."""
+        self._last_trap = monotonic()
+        runner = frame.f_code in carrying.runner_codes
+        if excluded(frame.f_code) and not runner:
+            return False
+        call = _call(frame, Detection.DISCOVERED, seen)
+        # What comes after a callback in C, called by the loop itself, is the loop's own code, which looks by itself.
+        codes = () if runner else (frame.f_code, *traps.interrupted(frame, carrying.runner_codes))
+        trap = Trap(lwp, step, codes, call)
+        sliced = lwp.trap  # its time slice may be over, but it stands in a call
+        if _in_call(sliced) or not traps.arm(trap, sliced):
+            return False
+        prompt = 0
+        starved = False
+        for _ in range(PATIENCE):
+            if trap.sprung or not _stands(lwp, step, frame, lasti):
+                traps.disarm(trap)
+                return False
+            began, computed = monotonic(), processor_time(lwp.clock)
+            threading.Event().wait(PROOF)
+            on_time = monotonic() - began < 2 * PROOF
+            starved = is_ready(lwp.native) and processor_time(lwp.clock) == computed
+            prompt += on_time and not starved
+            if prompt >= PROOFS:
+                break
+        if starved or not _stands(lwp, step, frame, lasti):
+            traps.disarm(trap)
+            return False
+        if not runner:
+            learn(frame.f_code, lasti)  # before the loop goes on: the next step may be about to make the same call
+        if not carrying.reactions.discovered(trap, frame):
+            traps.disarm(trap)
+            return False
+        self._last_trap = monotonic()
+        return True
+
+    def _preempt(self, carrying: Carrying, lwp: LWP, step: asyncio.Handle, frame: FrameType, now: float) -> bool:
+        """Trap a step that has used up its time slice.  Returns whether it is on the point of being trapped, or is."""
+        reactions = carrying.reactions
+        assert reactions.preempt is not None
+        left = _slice_left(lwp, reactions.preempt, now)
+        if left > 0:
+            self._next = min(self._next, left)
+            return False
+        if not reactions.may_preempt(lwp, frame) or not carrying.others(lwp):
+            return False
+        self._last_trap = now
+        return traps.arm(Trap(lwp, step, [frame.f_code], None))
+
+
+def _executing(carrying: Carrying) -> LWP | None:
+    """Who executes on a loop."""
+    lwp = carrying.holder
+    if lwp is not None and lwp.handle is IN_POLL:
+        frame = sys._current_frames().get(lwp.ident)
+        return None if frame is None or own(frame.f_code) else lwp  # it waits, unless the engine has called it back
+    return None if lwp is None or lwp.state is LwpState.POLLING else lwp
+
+
+def _nap(loops: list[tuple[Carrying, _Look]]) -> float:
+    """How long to sleep deeply."""
+    if any(lwp is not None and lwp.handle is IN_POLL for lwp in (carrying.holder for carrying, _ in loops)):
+        return NAP
+    return CALM if traps.watching() else -1
+
+
+def _in_call(trap: Trap | None) -> bool:
+    """Whether a step is trapped because it stands in a call; one trapped for its time slice may come to do so."""
+    return trap is not None and trap.call is not None
+
+
+def _stands_in(call: Call, frame: FrameType) -> bool:
+    """Whether a frame stands in a call that was seen when it began: else Python code runs that C code has called.
+
+    (This package's own code is where a step waits for the home.)
+    """
+    return own(frame.f_code) or (call.site.code is frame.f_code and call.site.offset == frame.f_lasti)
+
+
+def _slice_left(lwp: LWP, preempt: float, now: float) -> float:
+    """How much of its time slice a step has left.  Rather early than late: when the sampler wakes, it may take the
+    interpreter's switch interval until it comes to run."""
+    return lwp.began + preempt - min(1.5 * sys.getswitchinterval(), preempt / 2) - now
+
+
+def _stands(lwp: LWP, step: asyncio.Handle, frame: FrameType, lasti: int) -> bool:
+    """Whether the LWP's thread is still where it was.  Called after the trap is armed, it makes the trap safe: the
+    thread has not left the trapped frame, and whatever it does next is an event."""
+    return lwp.handle is step and sys._current_frames().get(lwp.ident) is frame and frame.f_lasti == lasti
+
+
+def _call(frame: FrameType, detection: Detection, began: float) -> Call:
+    code, offset = frame.f_code, frame.f_lasti
+    name = expression(code, offset)
+    call = Call(Site(code, offset), name, look_up(frame, name), detection)
+    call.began = began
+    return call
+
+
+sampler = Sampler()
+"""The sampler of the process."""

@@ -1,0 +1,86 @@
+"""The detector's place in ``sys.monitoring`` (PEP 669): one tool id for the process, taken while any loop is open."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import DetectorUnavailableError
+
+NAME = "hybridexec"
+
+CANDIDATES = (3, 4)
+"""The tool ids that are nobody's by convention; the others belong to debuggers, coverage, profilers, optimizers."""
+
+_lock = threading.Lock()
+_users = 0
+id: int = -1
+"""The tool id, while it is taken."""
+
+
+def acquire(callbacks: Callable[[], dict[int, Callable[..., Any]]], events: int) -> None:
+    """Take a tool id for one more loop, and register the callbacks if it is the first.
+
+    Raises:
+        DetectorUnavailableError: there is no ``sys.monitoring``, or no tool id is free.
+    """
+    global _users, id
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        raise DetectorUnavailableError(
+            "this interpreter has no sys.monitoring (PEP 669), which hybridexec's detector needs: "
+            "use CPython 3.12 or later, or keep this program on asyncio's own loop"
+        )
+    with _lock:
+        if _users == 0:
+            id = _take(monitoring)
+            for event, callback in callbacks().items():
+                monitoring.register_callback(id, event, callback)
+            monitoring.set_events(id, events)
+            monitoring.restart_events()
+        _users += 1
+
+
+def release(reset: Callable[[], None]) -> None:
+    """One loop less needs the tool id; the last one gives it back."""
+    global _users, id
+    with _lock:
+        _users -= 1
+        if _users == 0:
+            reset()
+            sys.monitoring.set_events(id, 0)
+            for event in (1 << n for n in range(17)):
+                try:
+                    sys.monitoring.register_callback(id, event, None)
+                except ValueError:  # not an event of this version
+                    continue
+            sys.monitoring.free_tool_id(id)
+            id = -1
+
+
+def _take(monitoring: Any) -> int:
+    for candidate in CANDIDATES:
+        try:
+            monitoring.use_tool_id(candidate, NAME)
+        except ValueError:  # taken meanwhile, or before
+            continue
+        return candidate
+    names = ", ".join(f"{c}: {monitoring.get_tool(c)!r}" for c in CANDIDATES)
+    raise DetectorUnavailableError(
+        f"no tool id of sys.monitoring is free for hybridexec's detector ({names}): "
+        "end one of these tools, or free its id with sys.monitoring.free_tool_id()"
+    )
+
+
+def refresh() -> None:
+    """Have every call site that was found harmless looked at again."""
+    if id >= 0:
+        sys.monitoring.restart_events()
+
+
+def forked() -> None:
+    """This process is a child: the lock may have been held by a thread that is not in it."""
+    global _lock
+    _lock = threading.Lock()

@@ -1,0 +1,31 @@
+"""Yields: steps that may be suspended inside of a ``with`` statement.
+
+Before 3.14 entering a ``with`` statement is no event, so an ``RLock`` that is taken by one and held across an ``await``
+goes unseen.  But suspending is an event (PY_YIELD), and code without a ``with`` statement answers ``DISABLE`` to it the
+first time; for the rest it is noted that the end of the step has to be looked at (``affinity.py``).
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from _thread import get_ident
+from types import CodeType
+from typing import Any
+
+from ..lwp import current
+
+_BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)
+
+EVENTS = 0 if _BEFORE_WITH < 0 else sys.monitoring.events.PY_YIELD
+"""The events that are needed: none since 3.14."""
+
+
+def on_yield(code: CodeType, offset: int, value: object) -> Any:
+    """PY_YIELD: a coroutine or a generator is suspended."""
+    if _BEFORE_WITH not in code.co_code[::2]:
+        return sys.monitoring.DISABLE
+    lwp = current.get(get_ident())
+    if lwp is not None:
+        lwp.suspended = lwp.affine = lwp.alert = True
+    return None

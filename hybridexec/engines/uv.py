@@ -1,0 +1,468 @@
+"""The uvloop engine: libuv polls and carries the transports; steps, timers and the ready queue are ours.
+
+``uv_run`` cannot be entered twice, so a step that ran on top of it could not be left for another LWP.  Hence no step
+does.  The engine uses uvloop's public API alone, in this way:
+
+* *The queue is ours.*  ``call_soon`` and its kin put asyncio's own handles into a deque of ours, and timers into a heap
+  of ours; asyncio's tasks and futures call these methods, so their steps land there, too.  What uvloop schedules for
+  itself stays in its own queue, and is run inside of the next poll.
+* *The poll is* ``uvloop.Loop.run_forever()``, and ``uvloop.Loop.stop()`` ends it: called from inside as soon as
+  something has become ready, or beforehand if the poll shall take no time.  libuv ends a run after one more look at its
+  file descriptors; it cannot end sooner.  Other threads, and signal handlers, write to a self-pipe.  A uvloop timer,
+  which is armed anew only when an earlier one is needed, bounds the poll.
+* *Readers and writers* of the program are known to libuv by a function that puts the program's handle into our queue.
+  It may be called several times before that handle has run, since a file descriptor goes on being ready: the handle is
+  queued once, and if a later poll finds it queued still, the file descriptor is taken out until it has run.
+* *Methods of protocols* are called by uvloop inside of the poll, and by nobody else.  ``lwp.handle`` is ``IN_POLL``
+  meanwhile, so that what blocks in them is detected; but the loop cannot move.
+
+An LWP in the poll keeps the loop (``claimable``): when its wait is over, ``uv_run`` goes on before it has the GIL.
+
+*Signals.*  Handlers are registered as asyncio does, with the self-pipe as the wake-up fd.  On the main thread uvloop
+puts its own wake-up fd in its place at the begin of each run, and reads, and drops, what comes there: so the first
+thing that is done inside is to put ours back, and look what came in between (``_take_back``).
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import asyncio
+import collections
+import functools
+import heapq
+import math
+import selectors
+import signal
+import socket
+import threading
+import time
+from _thread import get_ident
+from asyncio import events, unix_events
+from asyncio.base_events import BaseEventLoop
+from asyncio.selector_events import BaseSelectorEventLoop
+from collections.abc import Callable
+from contextvars import Context
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from uvloop.loop import Loop
+
+from ..base import Engine
+from ..lwp import IN_POLL, LWP
+from ..shield import Shield
+from .handles import FdHandle, Step, Timer
+
+_UnixLoop: Any = unix_events._UnixSelectorEventLoop
+_Base: Any = BaseEventLoop
+_SelectorBase: Any = BaseSelectorEventLoop
+
+POLL_PAUSE = 0.0005
+"""Seconds after a poll during which there is no other one while there is work: on the main thread each poll, even if it
+takes no time, costs some 30 microseconds."""
+
+_set_running_loop = events._set_running_loop
+_abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
+
+
+class UvEngine(Loop, Engine):  # type: ignore[misc]
+    """``uvloop.Loop`` as an engine."""
+
+    claimable = False
+    _closed = False  # in the place of uvloop's own, which cannot be set
+
+    if TYPE_CHECKING:
+
+        def _fail(self, exc: BaseException) -> None: ...
+
+    def __init__(self) -> None:
+        self._ready: collections.deque[Any] = collections.deque()
+        self._scheduled: list[Any] = []
+        self._timer_cancelled_count = 0
+        self._clock_resolution = time.get_clock_info("monotonic").resolution
+        self._stopping = self._debug = False
+        self._thread_id: int | None = None
+        self._current_handle: asyncio.Handle | None = None
+        self._exception_handler: Any = None
+        self._task_factory: Any = None
+        self._default_executor: Any = None
+        self._executor_shutdown_called = False
+        self._signal_handlers: dict[int, asyncio.Handle] = {}
+        self._readers: dict[int, FdHandle] = {}
+        self._writers: dict[int, FdHandle] = {}
+        self._put_back: list[FdHandle] = []
+        self._poll_ident = 0  # the thread that polls
+        self._on_main = False  # ... and whether that is the main thread
+        self._polls = 0
+        self._poll_due = 0.0  # before that no poll is needed, if there is work
+        self._opened = False  # anything that input may come from
+        self._ending = False  # the poll will end by itself
+        self._raised: BaseException | None = None  # what has to be raised when it is over
+        self._alarm: Any = None  # the timer that bounds the poll, and when it is due
+        self._alarm_due = math.inf
+        self.shield = self._shield = Shield()
+        self._run_poll = super().run_forever
+        self._end_poll = super().stop
+        super().__init__()
+        self._ssock, self._csock = socket.socketpair()
+        self._ssock.setblocking(False)
+        self._csock.setblocking(False)
+        super().add_reader(self._ssock, self._poked)
+
+    def __del__(self) -> None:
+        if "_csock" not in vars(self):
+            super().close()  # its making has failed
+        else:
+            _Base.__del__(self)
+
+    # ---------------------------------------------------------------- the poll
+
+    def select(self, timeout: float | None) -> None:
+        """Poll.  What is found is handled on the way, or is in the queue afterwards."""
+        if timeout == 0 and self._ready and monotonic() < self._poll_due:
+            return
+        lwp = self._carrying.holder
+        assert lwp is not None
+        self._polls += 1
+        for handle in self._put_back:
+            self._watch_again(handle)
+        self._ending = False  # first: who sees the identity below has to see this
+        self._poll_ident = lwp.ident
+        main = self._on_main = lwp.ident == threading.main_thread().ident
+        if main:
+            super().call_soon(self._take_back)
+        if timeout == 0:
+            self._end()
+        elif self._ready:
+            self._end()  # a signal handler has put something there, before it could see that this thread polls
+        elif timeout is not None:
+            self._set_alarm(timeout)
+        lwp.handle = IN_POLL
+        _set_running_loop(None)
+        try:
+            self._shield.closed = main
+            self._run_poll()
+            if self._raised is not None:
+                raise self._raised
+        except BaseException as exc:
+            self._poll_raised(lwp, exc)
+        finally:
+            _set_running_loop(self)
+            self._poll_ident = 0
+            self._raised = None
+            if lwp.alert:
+                self._polled(lwp)
+            lwp.handle = None
+            if main:
+                self._shield.open()
+            self._poll_due = monotonic() + POLL_PAUSE
+
+    def dispatch(self, found: Any) -> None:
+        """There is nothing to dispatch."""
+
+    def has_input(self) -> bool:
+        """Whether anything was opened that input may come from; what is open now, only uvloop knows."""
+        return self._opened or bool(self._readers) or bool(self._writers)
+
+    def _end(self) -> None:
+        """End the poll that this thread is in, or about to be in."""
+        if not self._ending:
+            self._ending = True
+            self._shield.closed = self._on_main
+            self._end_poll()
+
+    def _write_to_self(self) -> None:
+        """End the poll.  Any thread, and signal handlers."""
+        if self._poll_ident == get_ident():
+            self._end()
+        else:
+            _SelectorBase._write_to_self(self)
+
+    def _poked(self) -> None:
+        """There is something in the self-pipe."""
+        self._read_from_self()
+        self._end()
+
+    def _set_alarm(self, timeout: float) -> None:
+        due = self.time() + timeout
+        if due < self._alarm_due:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm_due = due
+            # Up to the next millisecond, as asyncio does with epoll: libuv's own rounding would wake too early.
+            self._alarm = super().call_later(math.ceil(timeout * 1e3) * 1e-3, self._rings)
+
+    def _rings(self) -> None:
+        self._alarm = None
+        self._alarm_due = math.inf
+        self._end()
+
+    def _poll_raised(self, lwp: LWP, exc: BaseException) -> None:
+        """A protocol, or a signal handler, has raised something that uvloop ends its run for."""
+        if not isinstance(exc, Exception | SystemExit | KeyboardInterrupt):
+            self.call_exception_handler({"message": "Exception in a callback of the poll", "exception": exc})
+        elif lwp is self._carrying.home:
+            raise exc
+        else:
+            self._fail(exc)
+
+    def _polled(self, lwp: LWP) -> None:
+        """Something in the poll was of the kind that a step is looked at for: none of it concerns the next step."""
+        if lwp.trap is not None or lwp.call is not None:
+            self._carrying.reactions.step_over(lwp)
+        lwp.owned = []
+        lwp.suspended = False
+        lwp.affine = lwp.alert = bool(lwp.bound_tasks)
+
+    # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
+
+    time = _Base.time
+    _call_soon = _Base._call_soon
+    _add_callback = _Base._add_callback
+    _timer_handle_cancelled = _Base._timer_handle_cancelled
+    _check_callback = _Base._check_callback
+    _check_thread = _Base._check_thread
+    _check_closed = _Base._check_closed
+    _check_running = _Base._check_running
+    get_debug = _Base.get_debug
+    is_running = _Base.is_running
+    is_closed = _Base.is_closed
+    run_until_complete = _Base.run_until_complete
+    get_task_factory = _Base.get_task_factory
+    run_in_executor = _Base.run_in_executor
+    set_default_executor = _Base.set_default_executor
+    shutdown_default_executor = _Base.shutdown_default_executor
+    _check_default_executor = _Base._check_default_executor
+    _do_shutdown = _Base._do_shutdown
+    get_exception_handler = _Base.get_exception_handler
+    set_exception_handler = _Base.set_exception_handler
+    default_exception_handler = _Base.default_exception_handler
+    _read_from_self = _SelectorBase._read_from_self
+    _process_self_data = _UnixLoop._process_self_data
+    _handle_signal = _UnixLoop._handle_signal
+    _check_signal = _UnixLoop._check_signal
+    _add_callback_signalsafe = _Base._add_callback_signalsafe
+    remove_signal_handler = _UnixLoop.remove_signal_handler
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        """As asyncio's."""
+        handle: asyncio.Handle
+        if self._debug or self._closed:
+            handle = _Base.call_soon(self, callback, *args, context=context)
+        else:
+            handle = Step(callback, args, self, context)
+            self._ready.append(handle)
+        if self._poll_ident and not self._ending:  # else the holder looks at the queue once more before it polls
+            self._write_to_self()
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As asyncio's."""
+        handle: asyncio.Handle
+        if self._debug or self._closed:
+            handle = _Base.call_soon_threadsafe(self, callback, *args, context=context)
+            return handle
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's."""
+        if self._debug or self._closed or delay is None:
+            timer: asyncio.TimerHandle = _Base.call_later(self, delay, callback, *args, context=context)
+            return timer
+        handle = Timer(monotonic() + delay, callback, args, self, context)
+        heapq.heappush(self._scheduled, handle)
+        if self._poll_ident and not self._ending:  # it may have to be bounded anew
+            self._write_to_self()
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's."""
+        timer: asyncio.TimerHandle
+        if self._debug or self._closed or when is None:
+            timer = _Base.call_at(self, when, callback, *args, context=context)
+        else:
+            timer = Timer(when, callback, args, self, context)
+            heapq.heappush(self._scheduled, timer)
+        if self._poll_ident and not self._ending:
+            self._write_to_self()
+        return timer
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """As asyncio's.  If it raises in the poll that is kept until the poll is over: uvloop would end the process."""
+        try:
+            _Base.call_exception_handler(self, context)
+        except BaseException as exc:
+            if self._poll_ident != get_ident():
+                raise
+            self._raised = exc
+            self._end()
+
+    def set_task_factory(self, factory: Any) -> None:
+        """As asyncio's; uvloop's own way to make tasks, the fast one, is not for every factory."""
+        _Base.set_task_factory(self, factory)
+        vars(self).pop("create_task", None)
+        if factory is not None:
+            self.create_task = functools.partial(_Base.create_task, self)  # type: ignore[method-assign]
+
+    def stop(self) -> None:
+        """As asyncio's: after the next turn."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Close the loop, and all that uvloop has open."""
+        if self._closed:
+            return
+        self._closed = True
+        self._ready.clear()
+        self._scheduled.clear()
+        self._executor_shutdown_called = True
+        executor, self._default_executor = self._default_executor, None
+        if executor is not None:
+            executor.shutdown(wait=False)
+        if self in _abandoned:
+            return
+        super().close()
+        self._ssock.close()
+        self._csock.close()
+        for sig in list(self._signal_handlers):
+            self.remove_signal_handler(sig)
+
+    def abandon(self) -> None:
+        """libuv's epoll is shared with the parent, and closing the loop would take the parent's descriptors out of it:
+        so it is never closed."""
+        _abandoned.append(self)
+        if self._poll_ident:
+            self._end()
+
+    # ---------------------------------------------------------------- readers and writers
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """As asyncio's."""
+        self._watch(self._readers, super().add_reader, fd, callback, args)
+
+    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """As asyncio's."""
+        self._watch(self._writers, super().add_writer, fd, callback, args)
+
+    def remove_reader(self, fd: Any) -> bool:  # type: ignore[override]
+        """As asyncio's."""
+        return self._unwatch(self._readers, super().remove_reader, fd)
+
+    def remove_writer(self, fd: Any) -> bool:  # type: ignore[override]
+        """As asyncio's."""
+        return self._unwatch(self._writers, super().remove_writer, fd)
+
+    def _watch(
+        self,
+        handles: dict[int, FdHandle],
+        watch: Callable[..., None],
+        fd: Any,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+    ) -> None:
+        self._check_closed()
+        handle = FdHandle(fd, watch, callback, args, self)
+        if self not in _abandoned:
+            watch(fd, self._fd_ready, handle)
+        number = _number(fd)
+        former = handles.get(number)
+        handles[number] = handle
+        if former is not None:
+            former.cancel()
+
+    def _unwatch(self, handles: dict[int, FdHandle], unwatch: Callable[[Any], Any], fd: Any) -> bool:
+        handle = handles.pop(_number(fd), None)
+        if self._closed:
+            return False
+        if self not in _abandoned:
+            unwatch(fd)
+        if handle is not None:
+            handle.cancel()
+        return handle is not None
+
+    def _fd_ready(self, handle: FdHandle) -> None:
+        """In the poll: a file descriptor is ready."""
+        if not handle.polled:
+            handle.polled = self._polls
+            self._ready.append(handle)
+            self._end()
+        elif handle.polled != self._polls and not handle.taken_out:
+            handle.taken_out = True
+            remove = super().remove_reader if handle.watch == super().add_reader else super().remove_writer
+            remove(handle.fd)
+
+    def _watch_again(self, handle: FdHandle) -> None:
+        self._put_back.remove(handle)
+        handle.taken_out = False
+        if not handle._cancelled:
+            handle.watch(handle.fd, self._fd_ready, handle)
+
+    # ---------------------------------------------------------------- signals
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """As asyncio's."""
+        _UnixLoop.add_signal_handler(self, sig, callback, *args)
+        signal.signal(sig, self._signal_came)
+        signal.siginterrupt(sig, False)
+
+    def _signal_came(self, signum: int, frame: object) -> None:
+        """What Python calls; the wake-up fd has told the loop."""
+
+    def _take_back(self) -> None:
+        """The first thing in a poll on the main thread: the wake-up fd is ours again."""
+        _signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+        came = set(self._shield.pending) & self._signal_handlers.keys()
+        if came:
+            told = self._drain()
+            self._process_self_data(told)
+            self._process_self_data(bytes(came - set(told)))
+        if not self._ending:
+            self._shield.open()
+
+    def _drain(self) -> bytes:
+        try:
+            return self._ssock.recv(4096)
+        except BlockingIOError:
+            return b""
+
+
+def _number(fd: Any) -> int:
+    return fd if isinstance(fd, int) else selectors._fileobj_to_fd(fd)  # type: ignore[attr-defined]
+
+
+def _opening(name: str) -> Any:
+    method = getattr(Loop, name)
+
+    @functools.wraps(method)
+    def opens(self: UvEngine, *args: Any, **kwargs: Any) -> Any:
+        self._opened = True
+        return method(self, *args, **kwargs)
+
+    return opens
+
+
+for _name in (
+    "connect_accepted_socket",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_sendall",
+    "subprocess_exec",
+    "subprocess_shell",
+):
+    setattr(UvEngine, _name, _opening(_name))

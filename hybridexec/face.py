@@ -1,0 +1,67 @@
+"""Face: what the protocol of ``carrying.py`` needs of the event loop, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .lwp import LWP
+from .upcalls import UpcallKind
+
+
+class Face(Protocol):
+    """What the protocol needs of the event loop."""
+
+    @property
+    def claimable(self) -> bool:
+        """Whether others may take the loop while an LWP polls."""
+
+    def timeout(self) -> float | None:
+        """Seconds until there is something to do: 0 if at once, None if nothing is known.  The holder asks."""
+
+    def select(self, timeout: float | None) -> Any:
+        """Wait for events."""
+
+    def turn(self, lwp: LWP, events: Any) -> bool:
+        """Handle events and timers and run what is ready; whether the LWP still holds the loop afterwards."""
+
+    def has_work(self) -> bool:
+        """Whether something is ready to run."""
+
+    def next_timer(self) -> float:
+        """When the earliest timer is due, in the loop's time; infinity if there is none.  Anybody may ask."""
+
+    def has_input(self) -> bool:
+        """Whether a timer is due, or events may have come that nobody has polled for."""
+
+    def poke(self) -> None:
+        """End somebody's poll."""
+
+    def stopping(self) -> bool:
+        """Whether the loop shall stop."""
+
+    def until(self, deadline: float) -> float | None:
+        """The timeout of a poll that lasts until ``deadline``, a value of :meth:`next_timer`."""
+
+    def taken(self, lwp: LWP) -> None:
+        """The LWP holds the loop from now on.  Called under the mutex."""
+
+    def left(self, lwp: LWP) -> None:
+        """The LWP's step is without the loop from now on.  Called under the mutex."""
+
+    def returned(self, lwp: LWP) -> None:
+        """The LWP's step has the loop again.  Called under the mutex."""
+
+    def started(self, lwp: LWP) -> None:
+        """Make the calling thread, a new LWP, ready to run the loop's code."""
+
+    def serve(self) -> None:
+        """Do what only the home can do, if somebody has asked for it.  Called on the home, without the mutex."""
+
+    def describe(self, lwp: LWP) -> str:
+        """What the LWP is blocked in, for the log."""
+
+    def stuck(self, lwps: list[LWP]) -> str:
+        """Why nothing may go on, if that is known; for the log."""
+
+    def notice(self, kind: UpcallKind, lwp: LWP) -> None:
+        """Emit an upcall of the pool."""

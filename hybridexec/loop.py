@@ -1,0 +1,477 @@
+"""HybridLoop: the asyncio face of a loop that moves.
+
+What makes it an event loop (transports, the poll) is its engine's (``engines/``), over which it is laid.  Replaced are
+the parts that ask "which thread is this?": how the loop runs (``carrying.py`` decides which LWP does), how a step is
+run, and how one wakes a loop that polls.  A *turn* is what asyncio calls ``_run_once``, less the poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import functools
+import heapq
+import math
+import sys
+import threading
+import types
+from asyncio import Handle, constants, events
+from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
+from asyncio.format_helpers import _format_callback_source
+from asyncio.log import logger as asyncio_logger
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self
+
+from . import affinity, detector, engines, forking, home, tasks
+from .base import Engine
+from .carrying import Carrying
+from .config import Config, resolve
+from .engines.handles import Step
+from .lwp import LWP, Region, current
+from .reactions import Reactions
+from .stats import Stats
+from .upcalls import Emitter, Upcall, UpcallKind
+
+if TYPE_CHECKING:
+    from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
+else:
+    _Engine = Engine
+
+# When to sweep out cancelled timers.  A server cancels the oldest ones all the time (keep-alive), and to take these off
+# the heap one by one costs more than to make it anew: so this is sooner than asyncio does.
+_MIN_CANCELLED_TIMERS = 30
+_CANCELLED_FRACTION = 0.25
+_MAX_TIMEOUT = 24 * 3600.0
+
+_get_ident = threading.get_ident
+
+# Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
+# the thread, and stays with it.
+_current_tasks: dict[Any, Any] | None = None
+if sys.version_info < (3, 14):
+    _current_tasks = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+
+
+_classes: dict[tuple[type, type], type] = {}
+
+
+def _laid_over(cls: type, engine: type[Engine]) -> type:
+    """A class of loops over an engine.  It bears the class's name: to a program it is that class."""
+    if issubclass(cls, engine):
+        return cls
+    made = _classes.get((cls, engine))
+    if made is None:
+        about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        made = _classes.setdefault((cls, engine), type(cls.__name__, (cls, engine), about))
+    return made
+
+
+class HybridLoop(_Engine):
+    """An asyncio event loop that survives blocking calls: it moves to another thread when a step blocks.
+
+    Use it through :func:`hybridexec.run` or :func:`hybridexec.new_event_loop`.  Its methods are asyncio's, with
+    asyncio's rules of thread-safety.
+
+    Args:
+        config: how it behaves; by default what the environment says (:meth:`Config.from_env`).
+        **options: fields of :class:`Config`, which win over ``config``.
+
+    Raises:
+        TypeError: a wrong option, or one of a wrong type.
+        ValueError: an option out of range.
+        RuntimeError: uvloop is asked for, and cannot be imported.
+        DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
+    """
+
+    def __new__(cls, config: Config | None = None, **options: Any) -> Self:
+        """Make a loop over the engine that is asked for."""
+        made = _laid_over(cls, engines.engine(engines.asked_for(config, options)))
+        return super(HybridLoop, made).__new__(made)  # type: ignore[no-any-return, misc]
+
+    def __init__(self, config: Config | None = None, **options: Any) -> None:
+        self.config = resolve(config, options)
+        self._emitter = Emitter(self.config.instruments)
+        self._carrying = Carrying(
+            self,
+            max_lwps=self.config.max_lwps,
+            spare_lwps=self.config.spare_lwps,
+            idle_timeout=self.config.lwp_idle_timeout,
+        )
+        self._affinity = affinity.Affinity(self._carrying)
+        self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
+        self._carrying.reactions = self._reactions
+        self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
+        self._mailbox = home.Mailbox(self._carrying)
+        self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
+        self._failure: BaseException | None = None  # what ended the loop while a spare carried it
+        detector.attach()
+        try:
+            super().__init__()
+        except BaseException:
+            detector.detach()
+            raise
+        forking.watch(self)
+
+    # ---------------------------------------------------------------- asyncio's methods
+
+    def run_forever(self) -> None:
+        """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
+        self._check_closed()
+        self._check_running()
+        hooks = sys.get_asyncgen_hooks()
+        entered = contextlib.ExitStack()
+        entered.callback(detector.sampler.unwatch, self._carrying)
+        lwp = self._carrying.begin()
+        try:
+            entered.enter_context(home.main_thread(self._mailbox, self._csock.fileno(), self.shield))
+            detector.sampler.watch(self._carrying)
+            self.started(lwp)
+            try:
+                self._carrying.carry(lwp)
+            except BaseException:
+                self._carrying.regain(lwp)
+                raise
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+        finally:
+            self._failure = None
+            self._stopping = False
+            self._thread_id = None
+            self._carrying.finish(lwp)
+            events._set_running_loop(None)
+            self._track(lwp, False)
+            sys.set_asyncgen_hooks(*hooks)
+            entered.close()
+
+    def close(self) -> None:
+        """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
+
+        Raises:
+            RuntimeError: the loop is running, or it is closed by a step of its own, which it would wait for.
+        """
+        lwp = current.get(_get_ident())
+        while lwp is not None and lwp.carrying is not self._carrying:
+            lwp = lwp.outer
+        if self.is_running() or lwp is not None:
+            raise RuntimeError("Cannot close a running event loop")
+        if self.is_closed():
+            return
+        self._carrying.close()
+        self._deferred.clear()
+        self._thread_id = None  # steps that were blocked have finished meanwhile
+        self._stopping = False
+        super().close()
+        detector.detach()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def stop(self) -> None:
+        """Stop the loop after the callbacks that are ready now."""
+        super().stop()
+        if self._carrying.holder_ident != _get_ident():
+            self._write_to_self()
+
+    def stats(self) -> Stats:
+        """A snapshot of what the loop has done.  Any thread may ask."""
+        carrying = self._carrying
+        with carrying.mutex:
+            return Stats(
+                upcalls=types.MappingProxyType(self._emitter.counts()),
+                handoffs=carrying.handoffs,
+                claims=carrying.claims,
+                wakeups=carrying.wakeups,
+                lwps_alive=len(carrying.lwps),
+                lwps_parked=len(carrying.parked),
+                lwps_blocked=len(carrying.detached),
+                longest_block=self._reactions.longest,
+                frozen_time=self._reactions.total,
+            )
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """Add a handler for a signal; wherever the loop is carried now, its home does it."""
+        self._mailbox.at_home(functools.partial(super().add_signal_handler, sig, callback, *args))
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove a handler for a signal; wherever the loop is carried now, its home does it."""
+        return bool(self._mailbox.at_home(functools.partial(super().remove_signal_handler, sig)))
+
+    def set_debug(self, enabled: bool) -> None:
+        """Set debug mode."""
+        self._debug = enabled
+        lwp = self._carrying.holder
+        if lwp is not None and lwp.ident == _get_ident():
+            self._track(lwp, enabled)  # the others do so when they carry the loop the next time
+
+    def forked(self) -> None:
+        """This process is a child of the one that the loop's LWPs live in."""
+        self._carrying.forked()
+        self._thread_id = None
+        if not self._closed:
+            self.abandon()
+
+    # ---------------------------------------------------------------- what the protocol asks (face.Face)
+
+    def timeout(self) -> float | None:
+        """Sweep cancelled timers, and say how long the poll may last."""
+        scheduled = self._scheduled
+        count = len(scheduled)
+        if count > _MIN_CANCELLED_TIMERS and self._timer_cancelled_count / count > _CANCELLED_FRACTION:
+            kept = []
+            for handle in scheduled:
+                if handle._cancelled:
+                    handle._scheduled = False
+                else:
+                    kept.append(handle)
+            heapq.heapify(kept)
+            self._scheduled = scheduled = kept
+            self._timer_cancelled_count = 0
+        else:
+            while scheduled and scheduled[0]._cancelled:
+                self._timer_cancelled_count -= 1
+                heapq.heappop(scheduled)._scheduled = False
+        if self._ready or (self._stopping and self._carrying.can_stop()):
+            return 0
+        if scheduled:
+            return float(min(max(scheduled[0]._when - self.time(), 0), _MAX_TIMEOUT))
+        return None
+
+    def turn(self, lwp: LWP, event_list: Any) -> bool:
+        """Handle events and due timers, then run what was ready by then."""
+        if event_list:
+            self.dispatch(event_list)
+            event_list = None  # break cycles, as asyncio does
+        scheduled = self._scheduled
+        ready = self._ready
+        if scheduled:
+            end_time = self.time() + self._clock_resolution
+            while scheduled and scheduled[0]._when < end_time:
+                handle = heapq.heappop(scheduled)
+                handle._scheduled = False
+                ready.append(handle)
+        if lwp.kept:
+            ready.extendleft(reversed(lwp.kept))
+            lwp.kept.clear()
+        try:
+            return self._run_batch(lwp)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            if lwp is self._carrying.home:
+                raise
+            lwp.handle = None
+            self._fail(exc)
+            return True
+
+    def _run_batch(self, lwp: LWP) -> bool:
+        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+        ready: collections.deque[Any] = self._ready
+        carrying = self._carrying
+        # None of these changes during a batch but by a step that ends it, or raises the alert.
+        careful = self._careful()
+        debug = self._debug
+        if debug is not (lwp.tracking is not None):
+            self._track(lwp, debug)
+        step: Any = Step
+        plain: Any = Handle
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            if careful and not self._may_run(lwp, handle):
+                continue
+            lwp.handle = handle
+            try:
+                if debug:
+                    self._run_debug(handle)
+                elif (kind := handle.__class__) is step or kind is plain:
+                    # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
+                    handle._context.run(handle._callback, *handle._args)
+                else:
+                    handle._run()
+            except (SystemExit, KeyboardInterrupt):
+                self._hold(lwp)
+                raise
+            except BaseException as exc:
+                if not self._hold(lwp):
+                    self._report(handle, exc)
+            # Whoever keeps a traceback of the step keeps this frame, too: it is not to keep the step.
+            handle = None
+            if lwp.alert:
+                if self._after_step(lwp):
+                    # The loop has moved meanwhile: what was counted as ready is out of date.
+                    return not carrying.wanted or carrying.boundary(lwp)
+                careful = self._careful()
+            if carrying.wanted:
+                lwp.handle = None
+                if not carrying.boundary(lwp):
+                    return False
+        lwp.handle = handle = None
+        return True
+
+    def _careful(self) -> bool:
+        """Whether a step has to be looked at before it is run."""
+        return bool(self._carrying.detached) or bool(self._affinity.bound) or self._reactions.preempt is not None
+
+    def _may_run(self, lwp: LWP, handle: Any) -> bool:
+        """Whether a step may run now, on this LWP; if not, it has been put where it belongs."""
+        if self._affinity.bound and not self._affinity.may_run(lwp, handle):
+            return False
+        if self._carrying.detached:
+            try:
+                handle._context.run(bool)
+            except RuntimeError:
+                # A step that is without the loop has entered this context: it is run when that one is over.
+                self._deferred.append(handle)
+                return False
+        if self._reactions.preempt is not None:
+            lwp.began = monotonic()
+        return True
+
+    def has_work(self) -> bool:
+        """Whether something is ready to run."""
+        return bool(self._ready) or self._stopping
+
+    def has_input(self) -> bool:
+        """Whether a timer is due, or a file descriptor is registered that may have become ready."""
+        return self.next_timer() <= self.time() or super().has_input()
+
+    def next_timer(self) -> float:
+        """When the earliest timer is due, in the loop's time."""
+        try:
+            return float(self._scheduled[0]._when)
+        except IndexError:
+            return math.inf
+
+    def until(self, deadline: float) -> float | None:
+        """The timeout of a poll that lasts until ``deadline``."""
+        return None if deadline == math.inf else min(max(deadline - self.time(), 0.0), _MAX_TIMEOUT)
+
+    def poke(self) -> None:
+        """End somebody's poll."""
+        self._write_to_self()
+
+    def stopping(self) -> bool:
+        """Whether the loop shall stop."""
+        return self._stopping
+
+    def taken(self, lwp: LWP) -> None:
+        """The LWP holds the loop."""
+        self._thread_id = lwp.ident
+        detector.sampler.look()
+
+    def left(self, lwp: LWP) -> None:
+        """The LWP's step is without the loop."""
+        if _current_tasks is not None:
+            lwp.task = _current_tasks.pop(self, None)
+
+    def returned(self, lwp: LWP) -> None:
+        """The LWP's step has the loop again."""
+        if _current_tasks is not None and lwp.task is not None:
+            _current_tasks[self] = lwp.task
+            lwp.task = None
+        if self._deferred:
+            self._ready.extendleft(reversed(self._deferred))
+            self._deferred.clear()
+
+    def started(self, lwp: LWP) -> None:
+        """Make the calling thread ready to run the loop's code."""
+        events._set_running_loop(self)
+        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
+
+    def _track(self, lwp: LWP, enabled: bool) -> None:
+        """Keep or do not keep where coroutines come from: a property of the thread, for debug mode."""
+        if enabled and lwp.tracking is None:
+            lwp.tracking = sys.get_coroutine_origin_tracking_depth()
+            sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
+        elif not enabled and lwp.tracking is not None:
+            sys.set_coroutine_origin_tracking_depth(lwp.tracking)
+            lwp.tracking = None
+
+    def serve(self) -> None:
+        """Do what others have asked of the home."""
+        self._mailbox.serve()
+
+    def describe(self, lwp: LWP) -> str:
+        """What the LWP is blocked in."""
+        return self._reactions.describe(lwp)
+
+    def stuck(self, lwps: list[LWP]) -> str:
+        """Whether the blocked LWPs all wait for locks."""
+        return self._reactions.stuck(lwps)
+
+    def notice(self, kind: UpcallKind, lwp: LWP) -> None:
+        """Emit an upcall of the pool."""
+        if self._emitter.listens(kind):
+            self._emitter.emit(Upcall(kind, monotonic(), self, lwp.name))
+        else:
+            self._emitter.count(kind)
+
+    # ---------------------------------------------------------------- steps
+
+    def _hold(self, lwp: LWP) -> bool:
+        """A step is over: hold the loop, if it blocked and did not come back by itself.
+
+        Returns:
+            Whether it has ended inside of ``blocking()``, which it was told of.
+        """
+        unfinished = False
+        if self._carrying.holder is not lwp or lwp.region or lwp.trap is not None:
+            region = lwp.region
+            unfinished = region is not None
+            if region is Region.AWAY:
+                events._set_running_loop(self)
+            self._reactions.step_over(lwp)
+            if unfinished:
+                # The step could not take back that its task is the current one: asyncio finds no running loop there.
+                if _current_tasks is not None and region is Region.AWAY:
+                    _current_tasks.pop(self, None)
+                self.call_exception_handler({"message": "an await inside of hybridexec.blocking() has ended it"})
+        return unfinished
+
+    def _after_step(self, lwp: LWP) -> bool:
+        """The step was without the loop, or may have bound its user thread to the LWP.
+
+        Returns:
+            Whether the loop has been elsewhere; now the LWP holds it again.
+        """
+        self._hold(lwp)
+        moved = lwp.moved
+        lwp.alert = lwp.moved = False
+        if lwp.affine:
+            self._affinity.after_step(lwp)
+        if moved:
+            lwp.handle = None
+        return moved
+
+    def _fail(self, exc: BaseException) -> None:
+        """An exception on a spare that ends the loop: the home raises it out of ``run_forever``."""
+        if self._failure is None:
+            self._failure = exc
+        elif exc is not self._failure:  # it may come by several ways: from the task, and from who awaits it
+            asyncio_logger.error("another exception while the loop ends", exc_info=exc)
+        self._stopping = True
+
+    def _report(self, handle: Any, exc: BaseException) -> None:
+        """As ``Handle._run`` does."""
+        text = _format_callback_source(handle._callback, handle._args)
+        context = {"message": f"Exception in callback {text}", "exception": exc, "handle": handle}
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _run_debug(self, handle: asyncio.Handle) -> None:
+        try:
+            self._current_handle = handle
+            started = self.time()
+            handle._run()
+            lasted = self.time() - started
+            if lasted >= self.slow_callback_duration:
+                asyncio_logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)
+        finally:
+            self._current_handle = None
+            del handle  # a traceback may keep this frame
+
+
+tasks.replace(HybridLoop)

@@ -1,0 +1,129 @@
+"""The pool of one loop: the threads of its spares, from start to end.
+
+The pool starts threads, says what there is to say about them (upcalls, the log), and waits for them when the loop is
+closed.  Which of its LWPs carries the loop, and when there has to be another, is the business of ``carrying.py``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from .face import Face
+from .lwp import LWP, LwpState
+from .upcalls import UpcallKind, logger
+
+if TYPE_CHECKING:
+    from .carrying import Carrying
+
+CLOSE_PATIENCE = 1.0
+"""Seconds that closing a loop waits for blocked LWPs before it says so in the log."""
+
+_serials = itertools.count(1)
+
+
+class Pool:
+    """The spares of one loop.
+
+    Args:
+        face: the loop.
+        carrying: who carries it.
+    """
+
+    def __init__(self, face: Face, carrying: Carrying) -> None:
+        self._face = face
+        self._carrying = carrying
+        self.initialize: Callable[[], object] | None = None  # what each LWP calls first; the executor's
+        self._ending: set[threading.Thread] = set()  # of LWPs that have retired; they may still take some time to end
+
+    def new(self) -> LWP:
+        """Make an LWP, which is started later.  The mutex is held."""
+        lwp = LWP(self._carrying, f"hybridexec-lwp-{next(_serials)}")
+        lwp.state = LwpState.WOKEN
+        self._carrying.lwps.add(lwp)
+        return lwp
+
+    def start(self, lwp: LWP) -> bool:
+        """Start an LWP's thread.  Returns False, and says so in the log, if the system has none to give.
+
+        Raises:
+            BaseException: what a signal handler has raised meanwhile.
+        """
+        lwp.launched = True
+        try:
+            lwp.start(self._main)
+        except BaseException as exc:
+            # Nobody can tell whether the thread will come.  If it does, it finds that it is not one of us any more.
+            self._carrying.disown(lwp)
+            if not isinstance(exc, RuntimeError) or "new thread" not in str(exc):
+                raise
+            logger.error("cannot start an LWP (%s): the loop waits until a blocked one comes back", exc)
+            return False
+        for thread in list(self._ending):
+            if not thread.is_alive():
+                self._ending.discard(thread)
+        return True
+
+    def _main(self, lwp: LWP) -> None:
+        self._face.notice(UpcallKind.LWP_STARTED, lwp)
+        self._face.started(lwp)
+        if self.initialize is not None:
+            self.initialize()
+        try:
+            self._carrying.carry(lwp)
+        except RuntimeError as exc:
+            if not self._carrying.is_forked():
+                raise
+            # A child whose only thread is this one: nobody else could say what has happened.
+            logger.critical("a forked child ends: %s", exc)
+            os._exit(1)
+
+    def retires(self, lwp: LWP) -> None:
+        """An LWP is about to end.  The mutex is held."""
+        if lwp.thread is not None:
+            self._ending.add(lwp.thread)
+
+    def retired(self, lwp: LWP) -> None:
+        """An LWP has ended."""
+        self._face.notice(UpcallKind.LWP_RETIRED, lwp)
+        self._carrying.changed.ring()
+
+    def log_exhausted(self, most: int) -> None:
+        """Every LWP that there may be is blocked."""
+        carrying = self._carrying
+        with carrying.mutex:
+            lwps = list(carrying.detached)
+            home = carrying.home
+        logger.warning(
+            "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s",
+            most,
+            self._face.stuck(lwps),
+            self._list(lwps),
+        )
+        if home is not None:
+            self._face.notice(UpcallKind.EXHAUSTED, home)
+
+    def ended(self) -> Iterator[None]:
+        """Wait until the last LWP has ended.  Yields whenever something has changed."""
+        carrying = self._carrying
+        patience: float = CLOSE_PATIENCE
+        while True:
+            with carrying.mutex:
+                waiting = list(carrying.lwps)
+            if not waiting:
+                break
+            if not carrying.changed.wait(patience):
+                patience = -1
+                logger.warning(
+                    "the loop is closed and waits for %d blocked LWPs:\n%s", len(waiting), self._list(waiting)
+                )
+            yield
+        for thread in list(self._ending):
+            if thread.ident is not None:  # else it has never come
+                thread.join()
+
+    def _list(self, lwps: list[LWP]) -> str:
+        return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)

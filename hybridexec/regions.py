@@ -1,0 +1,224 @@
+"""What a program may say about its own code: this blocks, this must not be switched, this belongs to its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from _thread import get_ident
+from asyncio import events
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from .detector import tool
+from .detector.calls import Call, site_of
+from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
+from .lwp import LWP, TASK_OF_THREAD, Region, current
+from .upcalls import Detection, logger
+
+if TYPE_CHECKING:
+    from .affinity import Affinity
+
+_swap_current_task: Callable[[Any, Any], Any] = getattr(asyncio.tasks, "_swap_current_task")  # noqa: B009
+
+
+def current_lwp() -> LWP | None:
+    """The LWP that runs the calling code; None on a thread that carries no hybridexec loop.  Any thread may ask."""
+    return current.get(get_ident())
+
+
+class blocking:
+    """A context manager that says: what follows blocks.
+
+    The loop moves to a spare LWP at once, and the body runs without it: it may block and compute, but it must not
+    touch the loop or anything of its tasks, and there is no running loop in it.  At the end it waits for its turn.
+    Go's runtime has the pair as ``entersyscall`` and ``exitsyscall``, Tokio as ``block_in_place``.
+
+    An ``await`` in the body ends it: the loop's exception handler is told, and the step goes on with the loop.
+    Outside of a hybridexec loop, and inside of another ``blocking()``, it does nothing.  In mode "observe" the block
+    is reported and the loop stays.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C while the step waited for its turn.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[_Entry] = []
+
+    def __enter__(self) -> Self:
+        lwp = current_lwp()
+        if lwp is None or lwp.handle is None or events._get_running_loop() is None or lwp.region:
+            self._entries.append(_Entry(lwp, None, None))
+            return self
+        frame = sys._getframe(1)
+        call = Call(site_of(frame.f_code, frame.f_lasti), "hybridexec.blocking", None, Detection.EXPLICIT)
+        loop = events._get_running_loop()
+        entry = _Entry(lwp, call, loop)
+        # What an await has ended has left its entry behind.  In place: other threads may be leaving their regions.
+        for stale in [other for other in self._entries if other.lwp is lwp and other.step is not lwp.handle]:
+            self._entries.remove(stale)
+        self._entries.append(entry)
+        try:
+            away = lwp.carrying.reactions.enter(lwp, call)
+        except BaseException:
+            self._entries.remove(entry)
+            raise
+        if away:
+            if TASK_OF_THREAD:
+                entry.task = _swap_current_task(loop, None)
+            events._set_running_loop(None)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        lwp = current_lwp()
+        step = None if lwp is None else lwp.handle
+        entry = next((e for e in reversed(self._entries) if e.lwp is lwp and e.step is step), None)
+        if entry is None:
+            return  # there was an await in it, and the step that it belonged to is over
+        self._entries.remove(entry)
+        if lwp is None or entry.call is None or lwp.call is not entry.call:
+            return
+        if lwp.region is Region.AWAY:
+            events._set_running_loop(entry.loop)
+            if TASK_OF_THREAD:
+                _swap_current_task(entry.loop, entry.task)
+        lwp.region = None
+        lwp.carrying.reactions.over(lwp, entry.call, raised=exc is not None)
+
+
+class _Entry:
+    """One entry of a ``blocking()`` region: the object may be entered again, and by several tasks at a time."""
+
+    __slots__ = ("call", "loop", "lwp", "step", "task")
+
+    def __init__(self, lwp: LWP | None, call: Call | None, loop: Any) -> None:
+        self.lwp = lwp
+        self.step = None if lwp is None else lwp.handle
+        self.call = call  # None: the entry does nothing
+        self.loop = loop
+        self.task: Any = None
+
+
+class pinned:
+    """A context manager that says: no handoff and no preemption inside.
+
+    For code that must not be switched in the middle, though it may block: the loop waits, as asyncio's does.  It holds
+    for the task that enters it, also across its awaits.  Outside of a hybridexec loop it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[LWP | None, asyncio.Task[Any] | None]] = []
+
+    def __enter__(self) -> Self:
+        lwp = current_lwp()
+        task = _task(lwp)
+        self._entries.append((lwp, task))
+        if lwp is not None:
+            lwp.carrying.reactions.pin(lwp, task)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        current = _task(current_lwp())
+        lwp, task = _take(self._entries, lambda entry: entry[1] is current)
+        if lwp is not None:
+            lwp.carrying.reactions.unpin(current_lwp(), task)
+
+
+class bound:
+    """A context manager that binds the task to the LWP it is on: every step inside is taken on that OS thread.
+
+    For what belongs to a thread: thread-locals, libraries with a context per thread.  Around the whole body of a
+    task's coroutine it binds the task for life.  While that LWP is blocked, the task waits, as on asyncio; everybody
+    else goes on.  Solaris called such a thread *bound* (``PTHREAD_SCOPE_SYSTEM``); Go has ``runtime.LockOSThread``.
+    Outside of a task of a hybridexec loop it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Affinity | None, asyncio.Task[Any] | None, object]] = []
+
+    def __enter__(self) -> Self:
+        lwp = current_lwp()
+        task = _task(lwp)
+        affinity = lwp.carrying.reactions.affinity if lwp is not None and task is not None else None
+        reason = object()  # of this entry: the object may be entered again
+        self._entries.append((affinity, task, reason))
+        if affinity is not None and lwp is not None and task is not None:
+            affinity.bind(lwp, task, reason, lambda: True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        current = _task(current_lwp())
+        affinity, task, reason = _take(self._entries, lambda entry: entry[1] is current)
+        if affinity is not None and task is not None:
+            affinity.unbind(task, reason)
+
+
+def _task(lwp: LWP | None) -> asyncio.Task[Any] | None:
+    """The user thread whose step the calling code is part of."""
+    return None if lwp is None or events._get_running_loop() is None else asyncio.current_task()
+
+
+def _take[T](entries: list[T], ours: Callable[[T], bool]) -> T:
+    """The entry of a region object that ends now: the last one of the same task.  If there is none, a coroutine that
+    was not awaited to its end is torn down by somebody else."""
+    entry = next((entry for entry in reversed(entries) if ours(entry)), entries[-1])
+    entries.remove(entry)
+    return entry
+
+
+def register_blocking(
+    callable: Callable[..., Any] | str, *, will_block: Callable[[Any], bool | None] | None = None
+) -> None:
+    """Add a C callable to the catalogue of those that can block.
+
+    Args:
+        callable: a function or a method of a type implemented in C, or its dotted name (``"package.module.function"``,
+            ``"package.module.Type.method"``), which may be given before its module is imported.
+        will_block: called with the first argument of the call (``self`` for a method, None if there is none): True if
+            it will block (the loop is handed off at once), False if not, None if it cannot tell.  By default nothing
+            is known beforehand: the call is marked, and the loop is retaken when it lasts for the threshold.  It runs
+            in the middle of the step, before the call, and must be quick; if it raises, that is logged, and the call
+            counts as unknown.
+
+    Python code that the callable calls back waits for the loop.
+
+    Raises:
+        TypeError: ``callable`` is implemented in Python, or is neither callable nor a name; ``will_block`` is not
+            callable.
+        ValueError: ``callable`` is a string that is no dotted name.
+
+    Any thread may call it.
+    """
+    if will_block is not None and not hasattr(will_block, "__call__"):  # noqa: B004  (the builtin's name is taken here)
+        raise TypeError(f"will_block={will_block!r}: allowed are None and a callable of one argument")
+    judge = maybe if will_block is None else _judge(will_block)
+    if isinstance(callable, str):
+        parts = callable.split(".")
+        if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+            raise ValueError(f"callable={callable!r}: allowed is a dotted name, as 'package.module.function'")
+        found = find(callable)
+        if found is None:
+            catalogue.add_name(callable, judge, calls_back=True)
+            return
+        callable = found
+    if not hasattr(callable, "__call__"):  # noqa: B004
+        raise TypeError(f"callable={callable!r}: allowed are a callable implemented in C and a dotted name")
+    if not is_c(callable):
+        raise TypeError(
+            f"callable={callable!r}: it is implemented in Python, which does not block by itself; register the C "
+            "callable that it calls at its bottom, or put `with hybridexec.blocking():` around the call"
+        )
+    catalogue.add(callable, judge, calls_back=True)
+    tool.refresh()
+
+
+def _judge(will_block: Callable[[Any], bool | None]) -> Callable[[Any, int], Verdict]:
+    def judge(argument: Any, count: int) -> Verdict:
+        try:
+            answer = will_block(None if argument is sys.monitoring.MISSING else argument)
+        except Exception as exc:
+            logger.error("will_block=%r raised for %r", will_block, argument, exc_info=exc)
+            return Verdict.MAYBE
+        return Verdict.MAYBE if answer is None else Verdict.SURE if answer else Verdict.NEVER
+
+    return judge

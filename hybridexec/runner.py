@@ -1,0 +1,62 @@
+"""run() and new_event_loop(): the two names by which a program gets its loop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from asyncio import events
+from collections.abc import Coroutine
+from typing import Any
+
+from .config import Config, resolve
+from .loop import HybridLoop
+
+
+def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
+    """Make an event loop that survives blocking calls.
+
+    It takes no argument where others call it: ``asyncio.Runner(loop_factory=hybridexec.new_event_loop)``,
+    ``anyio.run(main, backend_options={"loop_factory": hybridexec.new_event_loop})``,
+    ``uvicorn --loop hybridexec:new_event_loop app:app``.
+
+    Args:
+        config: how it behaves; by default what the environment says (:meth:`Config.from_env`).
+        **options: fields of :class:`Config`, which win over ``config``.
+
+    Returns:
+        The loop; whoever makes it closes it.
+
+    Raises:
+        TypeError: a wrong option, or one of a wrong type.
+        ValueError: an option out of range.
+        DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
+    """
+    return HybridLoop(resolve(config, options))
+
+
+def run[T](
+    main: Coroutine[Any, Any, T], *, debug: bool | None = None, config: Config | None = None, **options: Any
+) -> T:
+    """Run a coroutine as ``asyncio.run`` does, on a loop that survives blocking calls.
+
+    Args:
+        main: the coroutine.
+        debug: asyncio's debug mode; None leaves it to the environment.
+        config: how the loop behaves; by default what the environment says (:meth:`Config.from_env`).
+        **options: fields of :class:`Config`, which win over ``config``.
+
+    Returns:
+        The coroutine's result.
+
+    Raises:
+        RuntimeError: the calling thread runs an event loop already.
+        TypeError: a wrong option, or one of a wrong type.
+        ValueError: ``main`` is not a coroutine, or an option is out of range.
+        DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
+        BaseException: whatever the coroutine raises; KeyboardInterrupt and SystemExit also from a spare LWP.
+    """
+    if events._get_running_loop() is not None:
+        raise RuntimeError("hybridexec.run() cannot be called from a running event loop")
+    settings = resolve(config, options)
+    with asyncio.Runner(debug=debug, loop_factory=functools.partial(new_event_loop, settings)) as runner:
+        return runner.run(main)

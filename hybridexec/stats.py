@@ -1,0 +1,35 @@
+"""Stats: a snapshot of what a loop has done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .upcalls import UpcallKind
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a loop has done so far.
+
+    Attributes:
+        upcalls: how many upcalls of each kind there were.
+        handoffs: how often the loop left a step that blocked or was preempted.
+        claims: how often an LWP took the loop.
+        wakeups: how often a sleeping LWP was woken.
+        lwps_alive: how many LWPs there are, the home included.
+        lwps_parked: how many of them sleep, ready to carry the loop.
+        lwps_blocked: how many of them have a step that is without the loop.
+        longest_block: the longest block that is over, in seconds.
+        frozen_time: how long a default loop would have stood still, in seconds: the sum of all blocks.
+    """
+
+    upcalls: Mapping[UpcallKind, int]
+    handoffs: int
+    claims: int
+    wakeups: int
+    lwps_alive: int
+    lwps_parked: int
+    lwps_blocked: int
+    longest_block: float
+    frozen_time: float

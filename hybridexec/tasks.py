@@ -1,0 +1,45 @@
+"""``asyncio.all_tasks`` since Python 3.14.
+
+Since then each thread keeps a list of the tasks that were made on it, and ``all_tasks()`` looks at the calling thread's
+list alone if that thread runs the loop that is asked for.  It looks at all threads' lists if it does not.  A loop that
+moves makes tasks on many threads: so its steps have to ask as if they were somebody else.
+
+That cannot be had by overriding a method, so the function is replaced in ``asyncio`` when this package is imported; for
+other loops it does what it did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+from asyncio import events
+from typing import Any
+
+_all_tasks = asyncio.all_tasks
+_moving: type | None = None
+
+
+@functools.wraps(_all_tasks)
+def all_tasks(loop: asyncio.AbstractEventLoop | None = None) -> set[asyncio.Task[Any]]:
+    """As ``asyncio.all_tasks``."""
+    running = events._get_running_loop()
+    if running is None or not isinstance(running, _moving or ()) or loop not in (None, running):
+        return _all_tasks(loop)
+    events._set_running_loop(None)
+    try:
+        return _all_tasks(running)
+    finally:
+        events._set_running_loop(running)
+
+
+def replace(moving: type) -> None:
+    """Replace ``asyncio.all_tasks`` where it has to be.
+
+    Args:
+        moving: the class of the loops that move.
+    """
+    global _moving
+    _moving = moving
+    if sys.version_info >= (3, 14):
+        asyncio.all_tasks = asyncio.tasks.all_tasks = all_tasks

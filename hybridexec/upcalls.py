@@ -1,0 +1,178 @@
+"""Upcalls: what the detector tells the scheduler, and what everybody else may listen to.
+
+The name is the one of *scheduler activations* (Anderson, Bershad, Lazowska, Levy, 1991): the kernel calls up
+into the thread library when one of its threads blocks.  Here the detector plays the kernel.  The core emits an
+:class:`Upcall` for each such notice and knows nothing of who listens; whoever watches (the report of the command
+line, a metrics exporter, a test) is an :class:`Instrument`.
+"""
+
+from __future__ import annotations
+
+import collections
+import enum
+import logging
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+logger = logging.getLogger("hybridexec")
+
+
+class UpcallKind(enum.Enum):
+    """What happened."""
+
+    BLOCKED = "blocked"
+    """A step blocks, or (modes "observe" and "raise") would have frozen a default loop."""
+    UNBLOCKED = "unblocked"
+    """The blocking call is over; the upcall's ``duration`` says how long it took."""
+    PREEMPTED = "preempted"
+    """A step of Python overran its time slice and waits for its next turn."""
+    LWP_STARTED = "lwp_started"
+    """The pool has started an LWP."""
+    LWP_RETIRED = "lwp_retired"
+    """An LWP has ended: it was idle for long, or its loop is closed."""
+    EXHAUSTED = "exhausted"
+    """``max_lwps`` LWPs are blocked: the loop stands still until one of them comes back."""
+
+
+class Detection(enum.Enum):
+    """How a block was noticed."""
+
+    DECLARED = "declared"
+    """The called function is in the catalogue (or was learned)."""
+    DISCOVERED = "discovered"
+    """The sampler saw the step stand on one call for longer than the threshold."""
+    PREEMPTED = "preempted"
+    """The step overran its time slice."""
+    EXPLICIT = "explicit"
+    """The program said so: ``with hybridexec.blocking():``."""
+    HELD_GIL = "held the GIL"
+    """Nothing could run meanwhile, not even the sampler: it is reported afterwards, and nothing could help."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSite:
+    """Where in the program a call stands."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.function}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upcall:
+    """One notice of the detector or of the pool.
+
+    Attributes:
+        kind: what happened.
+        time: when, in seconds of ``time.monotonic()``.
+        loop: the event loop it concerns.
+        lwp: the name of the LWP, as ``threading.enumerate()`` shows it.
+        user_thread: the name of the task whose step it is; None outside a task and for notices of the pool.
+        site: the call site; None where there is none.
+        callable: the blocking callable, as ``module.name``; None where it is not known.
+        detection: how it was noticed; None for notices of the pool.
+        duration: seconds the block took, once it is over (UNBLOCKED); None before.
+        in_poll: whether it is a call in a method of a protocol, which the engine makes in the middle of its poll
+            (uvloop): the loop cannot move away from there.
+    """
+
+    kind: UpcallKind
+    time: float
+    loop: asyncio.AbstractEventLoop
+    lwp: str
+    user_thread: str | None = None
+    site: CallSite | None = None
+    callable: str | None = None
+    detection: Detection | None = None
+    duration: float | None = None
+    in_poll: bool = False
+
+
+class Instrument:
+    """Receives upcalls.  Every method is optional: override those of interest.
+
+    The methods are called on the thread where the thing happens (an LWP, or the sampler), one at a time per loop or
+    not: an instrument that keeps state guards it.  They should be quick, and they must not block.  An instrument
+    that raises is logged once and dropped; the loop goes on.
+
+    The idea of one class of optional methods is Trio's ``trio.abc.Instrument``.
+    """
+
+    def blocked(self, upcall: Upcall) -> None:
+        """A step blocks."""
+
+    def unblocked(self, upcall: Upcall) -> None:
+        """A blocking call is over; ``upcall.duration`` is set."""
+
+    def preempted(self, upcall: Upcall) -> None:
+        """A step overran its time slice."""
+
+    def lwp_started(self, upcall: Upcall) -> None:
+        """The pool has started an LWP."""
+
+    def lwp_retired(self, upcall: Upcall) -> None:
+        """An LWP has ended."""
+
+    def exhausted(self, upcall: Upcall) -> None:
+        """Every LWP that the pool may have is blocked."""
+
+
+METHODS = {kind: kind.value for kind in UpcallKind}
+
+
+def _listens(instrument: object, method: str) -> bool:
+    """Whether an instrument, or any object, has a method of its own of this name."""
+    found = getattr(instrument, method, None)
+    return callable(found) and getattr(found, "__func__", None) is not getattr(Instrument, method)
+
+
+class Emitter:
+    """Counts upcalls and passes them to the instruments that override the method of their kind.  Thread-safe."""
+
+    def __init__(self, instruments: Iterable[Instrument]) -> None:
+        self._lock = threading.Lock()
+        self._counts: collections.Counter[UpcallKind] = collections.Counter()
+        self._listeners: dict[UpcallKind, tuple[Instrument, ...]] = {}
+        for kind, method in METHODS.items():
+            self._listeners[kind] = tuple(i for i in instruments if _listens(i, method))
+
+    def listens(self, kind: UpcallKind) -> bool:
+        """Whether an upcall of this kind has a listener: if not, there is no need to build it."""
+        return bool(self._listeners[kind])
+
+    def count(self, kind: UpcallKind) -> None:
+        """Count an upcall that nobody listens to."""
+        with self._lock:
+            self._counts[kind] += 1
+
+    def emit(self, upcall: Upcall) -> None:
+        """Count an upcall and pass it on."""
+        self.count(upcall.kind)
+        for instrument in self._listeners[upcall.kind]:
+            try:
+                getattr(instrument, METHODS[upcall.kind])(upcall)
+            except BaseException as exc:
+                if not isinstance(exc, Exception) and threading.current_thread() is threading.main_thread():
+                    raise  # a signal handler's, as far as anybody can tell
+                self._drop(instrument, exc)
+
+    def counts(self) -> dict[UpcallKind, int]:
+        """How many upcalls of each kind there were."""
+        with self._lock:
+            return {kind: self._counts[kind] for kind in UpcallKind}
+
+    def _drop(self, instrument: Instrument, exc: BaseException) -> None:
+        with self._lock:
+            known = any(instrument in listeners for listeners in self._listeners.values())
+            for kind, listeners in self._listeners.items():
+                self._listeners[kind] = tuple(i for i in listeners if i is not instrument)
+        if known:
+            logger.error("instrument %r raised and is dropped", instrument, exc_info=exc)

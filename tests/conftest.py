@@ -1,0 +1,45 @@
+"""What all tests share.  Every test has a time limit (pyproject.toml), and leaves no LWP behind.
+
+``pytest --engine uvloop`` runs them all on another engine, in the programs that they start, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The engine."""
+    parser.addoption("--engine", choices=("selector", "uvloop"), help="the engine to run the tests on")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every loop that no engine is given for takes the one of the environment; Ctrl-C is what it always is."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    chosen = config.getoption("--engine")
+    if chosen is not None:
+        os.environ["HYBRIDEXEC_ENGINE"] = chosen
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is about another engine."""
+    for item in items:
+        mark = item.get_closest_marker("engine")
+        if mark is not None and mark.args[0] != (config.getoption("--engine") or "selector"):
+            item.add_marker(pytest.mark.skip(f"{mark.args[0]} engine only: {mark.kwargs['reason']}"))
+
+
+@pytest.fixture(autouse=True)
+def no_lwp_left() -> Iterator[None]:
+    """After a test no thread of this package is left, and the detector's tool id is free."""
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hybridexec-")]
+    assert not left
+    assert all(sys.monitoring.get_tool(tool) != "hybridexec" for tool in range(6))

@@ -1,0 +1,111 @@
+"""Steps that block, in every way, and steps that are on a spare."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable
+
+from helpers import LIBC, holds, pipe
+
+import hybridexec
+from hybridexec import HybridLoop
+
+type Block = Callable[[int], None]
+"""Blocks until something can be read from a file descriptor."""
+
+
+def declared(reader: int) -> None:
+    """Block in a call that the detector knows."""
+    os.read(reader, 1)
+
+
+def discovered(reader: int) -> None:
+    """Block in one that it does not know."""
+    LIBC.read(reader, b" ", 1)
+
+
+def explicit(reader: int) -> None:
+    """Block where the program says so."""
+    with hybridexec.blocking():
+        os.read(reader, 1)
+
+
+class Step:
+    """A callback that blocks until something is written, then goes on.
+
+    Attributes:
+        blocked: set when it is about to block.
+        went_on: set when it has gone on, with the loop.
+    """
+
+    def __init__(self, loop: HybridLoop, then: Callable[[], object] = lambda: None) -> None:
+        self.loop = loop
+        self.then = then
+        self.reader, self.writer = os.pipe()
+        self.blocked = threading.Event()
+        self.went_on = threading.Event()
+
+    def __call__(self) -> None:
+        self.blocked.set()
+        os.read(self.reader, 1)
+        assert holds(self.loop)
+        self.went_on.set()
+        self.then()
+
+    def release(self) -> None:
+        """Let it go on.  Any thread."""
+        os.write(self.writer, b"x")
+
+    def __enter__(self) -> Step:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.reader)
+        os.close(self.writer)
+
+
+def on_a_spare(loop: HybridLoop, *steps: Step) -> None:
+    """Run the loop until steps are blocked on spares and the home is not: then it stops."""
+    with Step(loop) as home:
+
+        def stops() -> None:
+            assert threading.get_ident() != ident
+            home.release()
+            loop.stop()
+
+        ident = threading.get_ident()
+        callbacks: list[Callable[[], object]] = [home, *steps, stops]
+        for callback in callbacks:
+            loop.call_soon(callback)
+        loop.run_forever()
+        assert home.went_on.is_set()
+        assert all(step.blocked.is_set() and not step.went_on.is_set() for step in steps)
+
+
+async def go(place: str, coroutine: Awaitable[None]) -> None:
+    """Await something; on a spare if so wished, while the home is blocked until it is over."""
+    if place == "home":
+        assert threading.current_thread() is threading.main_thread()
+        await coroutine
+        return
+    with pipe() as (reader, writer):
+
+        async def elsewhere() -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            try:
+                await coroutine
+            finally:
+                os.write(writer, b"x")
+
+        task = asyncio.create_task(elsewhere())
+        os.read(reader, 1)
+        await task
+
+
+def cancelling() -> int:
+    """How many cancellations the current task has been asked for."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()

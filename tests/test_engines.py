@@ -1,0 +1,522 @@
+"""What is particular to an engine: which one is chosen, and what uvloop's poll means for a program.
+
+All that the engines have in common is in the other files, which ``pytest --engine uvloop`` runs on that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any
+
+import pytest
+from helpers import LIBC, Recorder, fresh, pipe, running_loop, start
+
+import hybridexec
+from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind, current_lwp
+from hybridexec.lwp import IN_POLL
+
+pytest.importorskip("uvloop")
+
+
+def engine_of(loop: HybridLoop) -> str:
+    """The module that a loop's engine comes from."""
+    return next(base.__module__ for base in type(loop).__mro__ if base.__module__.startswith("hybridexec.engines."))
+
+
+def in_thread[T](function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, to its end."""
+    results: list[T] = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join()
+    return results[0]
+
+
+def run_uv(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
+    """Run a coroutine on uvloop."""
+    return hybridexec.run(main, engine="uvloop", **options)
+
+
+async def feed(protocol: Callable[[], asyncio.Protocol]) -> None:
+    """Let a protocol receive one byte."""
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(protocol, sock=ours)
+    with theirs:
+        theirs.send(b"x")
+        while not transport.is_closing():
+            await asyncio.sleep(0.001)
+
+
+class Receives(asyncio.Protocol):
+    """Calls a function when something is received, then closes."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.function = function
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Call the function."""
+        try:
+            self.function()
+        finally:
+            self.transport.close()
+
+
+# ---------------------------------------------------------------- which engine
+
+
+@pytest.fixture
+def no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment says nothing."""
+    monkeypatch.delenv("HYBRIDEXEC_ENGINE", raising=False)
+
+
+def made() -> str:
+    """The engine of a new loop that nothing is said about."""
+    loop = hybridexec.new_event_loop()
+    loop.close()
+    return engine_of(loop)
+
+
+def test_auto_depends_on_the_thread(no_choice: None) -> None:
+    assert made() == "hybridexec.engines.selector"
+    assert in_thread(made) == "hybridexec.engines.uv"
+
+
+def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRIDEXEC_ENGINE", "uvloop")
+    assert made() == "hybridexec.engines.uv"
+    monkeypatch.setenv("HYBRIDEXEC_ENGINE", "selector")
+    assert in_thread(made) == "hybridexec.engines.selector"
+
+
+def test_every_loop_is_a_hybrid_loop() -> None:
+    for engine in ("selector", "uvloop"):
+        for make in (HybridLoop, hybridexec.new_event_loop):
+            loop = make(engine=engine)
+            loop.close()
+            assert isinstance(loop, HybridLoop)
+            assert isinstance(loop, asyncio.AbstractEventLoop)
+            assert type(loop).__name__ == "HybridLoop"
+
+
+def test_a_class_of_its_own_runs_on_every_engine() -> None:
+    class Own(HybridLoop):
+        answer = 42
+
+    for engine in ("selector", "uvloop"):
+        loop = Own(engine=engine)
+        assert isinstance(loop, Own)
+        assert loop.run_until_complete(asyncio.sleep(0, loop.answer)) == 42
+        loop.close()
+
+
+def test_without_uvloop() -> None:
+    process = start(
+        """
+        import asyncio, sys, threading
+        sys.modules["uvloop"] = None
+        import hybridexec
+
+        def run():
+            hybridexec.run(asyncio.sleep(0))
+            print("ran")
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+        try:
+            hybridexec.new_event_loop(engine="uvloop")
+        except RuntimeError as exc:
+            print(exc)
+        """,
+        HYBRIDEXEC_ENGINE="auto",
+    )
+    output, _ = process.communicate(timeout=40)
+    assert output.splitlines()[0] == "ran"
+    assert "pip install uvloop" in output
+
+
+def test_a_loop_that_cannot_be_made_leaves_nothing_open(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG), pytest.raises(ValueError, match="max_lwps"):
+        hybridexec.new_event_loop(engine="uvloop", max_lwps=0)
+    gc.collect()
+    assert not caplog.records
+
+
+# ---------------------------------------------------------------- no step on top of the poll
+
+
+def test_no_step_runs_inside_of_the_poll() -> None:
+    inside: dict[str, bool] = {}
+
+    def look(name: str, then: Callable[[], object] = lambda: None) -> None:
+        lwp = current_lwp()
+        assert lwp is not None
+        inside[name] = lwp.handle is IN_POLL
+        then()
+
+    async def main() -> None:
+        loop = running_loop()
+        look("task")
+        future = loop.create_future()
+        future.add_done_callback(lambda _: look("done callback"))
+        loop.call_soon(look, "call_soon")
+        loop.call_later(0.001, look, "call_later")
+        threading.Thread(target=loop.call_soon_threadsafe, args=(look, "call_soon_threadsafe")).start()
+        loop.add_signal_handler(signal.SIGUSR1, look, "signal")
+        signal.raise_signal(signal.SIGUSR1)
+        with pipe() as (reader, writer):
+            loop.add_reader(reader, look, "reader", lambda: loop.remove_reader(reader))
+            loop.add_writer(writer, look, "writer", lambda: loop.remove_writer(writer))
+            os.write(writer, b"x")
+            await feed(lambda: Receives(lambda: look("protocol", lambda: future.set_result(None))))
+            await loop.run_in_executor(None, lambda: None)
+            look("after the executor")
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                ours.setblocking(False)
+                loop.call_later(0.001, theirs.send, b"x")
+                assert await loop.sock_recv(ours, 1) == b"x"
+                look("after sock_recv")
+            while len(inside) < 11:
+                await asyncio.sleep(0.001)
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run_uv(main())
+    assert inside.pop("protocol")
+    assert not any(inside.values()), inside
+
+
+# ---------------------------------------------------------------- protocols that block
+
+
+class Releases(Recorder):
+    """Ends a block when it is told of: so that it ends only if it was noticed."""
+
+    def __init__(self, writer: int) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def blocked(self, upcall: Upcall) -> None:
+        """Keep it, and end it."""
+        self._keep(upcall)
+        if upcall.in_poll:
+            os.write(self.writer, b"x")
+
+
+def declared(reader: int) -> None:
+    """Block in a call that is known."""
+    os.read(reader, 1)
+
+
+def discovered(reader: int) -> None:
+    """Block in one that is not."""
+    LIBC.read(reader, b" ", 1)
+
+
+def explicit(reader: int) -> None:
+    """Block where the program says so; but the loop does not leave."""
+    with hybridexec.blocking():
+        asyncio.get_running_loop()
+        os.read(reader, 1)
+
+
+@pytest.mark.parametrize("block", [declared, discovered, explicit])
+@pytest.mark.parametrize("mode", ["handoff", "observe"])
+def test_a_protocol_that_blocks_is_told_of(block: Callable[[int], None], mode: str) -> None:
+    block = fresh(block)
+    with pipe() as (reader, writer):
+        recorder = Releases(writer)
+
+        async def main() -> int:
+            await feed(lambda: Receives(lambda: block(reader)))
+            return running_loop().stats().handoffs
+
+        assert run_uv(main(), instruments=[recorder], mode=mode) == 0
+    (blocked,) = recorder.of(UpcallKind.BLOCKED)
+    (unblocked,) = recorder.of(UpcallKind.UNBLOCKED)
+    assert blocked.in_poll
+    assert unblocked.in_poll
+    assert blocked.detection is Detection[block.__name__.upper()]
+    assert blocked.site is not None
+    assert blocked.site.function == block.__name__
+    assert unblocked.site == blocked.site
+    assert unblocked.duration is not None
+
+
+def test_a_protocol_that_blocks_for_long_though_declared_as_unsure_is_told_of() -> None:
+    """What is only marked in a step: there is no mark in a poll."""
+    with pipe() as (reader, writer):
+        recorder = Releases(writer)
+        file = os.fdopen(os.dup(reader), "rb", buffering=0)
+
+        async def main() -> None:
+            await feed(lambda: Receives(lambda: os.readv(reader, [bytearray(1)])))
+
+        with file:
+            run_uv(main(), instruments=[recorder])
+    (blocked,) = recorder.of(UpcallKind.BLOCKED)
+    assert blocked.in_poll
+
+
+def test_mode_raise_in_a_protocol() -> None:
+    raised: list[BaseException] = []
+
+    def block(reader: int) -> None:
+        try:
+            os.read(reader, 1)
+        except BlockingCallError as exc:
+            raised.append(exc)
+
+    async def main() -> None:
+        with pipe() as (reader, _):
+            await feed(lambda: Receives(lambda: block(reader)))
+
+    run_uv(main(), mode="raise")
+    assert "os.read" in str(raised[0]) or "posix.read" in str(raised[0])
+
+
+def test_what_a_protocol_leaves_behind_concerns_no_step() -> None:
+    """An RLock that is held by a protocol binds nobody."""
+    lock = threading.RLock()
+
+    async def main() -> None:
+        await feed(lambda: Receives(lock.acquire))
+        await asyncio.sleep(0)
+        assert not running_loop()._affinity.bound
+        lock.release()
+
+    run_uv(main())
+
+
+def test_an_exception_that_ends_the_loop_comes_out_of_a_poll_on_a_spare() -> None:
+    """uvloop keeps what a protocol raises to itself; but the exception handler, which is told, may end the loop."""
+    home = threading.get_ident()
+
+    def raises() -> None:
+        assert threading.get_ident() != home
+        raise ValueError
+
+    def exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        os.write(writer, b"x")
+        sys.exit(7)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(exits)
+        task = asyncio.create_task(feed(lambda: Receives(raises)))
+        await asyncio.sleep(0)
+        os.read(reader, 1)
+        await task
+
+    with pipe() as (reader, writer), pytest.raises(SystemExit, match="7"):
+        run_uv(main())
+
+
+# ---------------------------------------------------------------- what ends the poll
+
+
+def test_a_timer_of_a_protocol_bounds_the_poll_that_is_going_on() -> None:
+    async def main() -> None:
+        loop = running_loop()
+        future = loop.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, _ = await loop.create_connection(
+                lambda: Receives(lambda: loop.call_later(0.002, future.set_result, None)), sock=ours
+            )
+            theirs.send(b"x")
+            await future  # there is no other timer, and nothing else comes
+            transport.close()
+
+    run_uv(main())
+
+
+def test_a_callback_of_a_protocol_ends_the_poll() -> None:
+    async def main() -> None:
+        loop = running_loop()
+        future = loop.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            await loop.create_connection(lambda: Receives(lambda: loop.call_soon(future.set_result, 1)), sock=ours)
+            theirs.send(b"x")
+            assert await future == 1
+
+    run_uv(main())
+
+
+def test_an_earlier_timer_shortens_a_poll_and_cancelled_ones_do_not_matter() -> None:
+    order: list[float] = []
+
+    async def main() -> None:
+        loop = running_loop()
+        delays = [0.030, 0.010, 0.020, 0.0005, 0.0, 0.0301]
+        random.shuffle(delays)
+        for delay in delays:
+            loop.call_later(delay, order.append, delay)
+            loop.call_later(delay / 2, order.append, -1).cancel()
+            await asyncio.sleep(0)
+        last = loop.create_future()
+        loop.call_at(loop.time() + 0.05, last.set_result, None)
+        began = monotonic()
+        await last
+        assert monotonic() - began >= 0.05
+
+    run_uv(main())
+    # They were not made at the same time; 10 ms apart they are in order all the same.
+    assert [delay for delay in order if delay in (0.010, 0.020, 0.030)] == [0.010, 0.020, 0.030]
+    assert len(order) == 6
+
+
+def test_a_signal_handler_of_the_program_may_call_soon() -> None:
+    async def main() -> None:
+        loop = running_loop()
+        future = loop.create_future()
+        before = signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon(future.set_result, None))
+        threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        await future
+        signal.signal(signal.SIGUSR1, before)
+
+    run_uv(main())
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_each_signal_is_handled_once(moves: bool) -> None:
+    """Wherever the main thread is just then; uvloop has a wake-up fd of its own in each poll."""
+    rounds = 300
+    caught: list[int] = []
+
+    async def main() -> None:
+        loop = running_loop()
+        rng = random.Random(1)
+        seen = threading.Event()
+
+        def came() -> None:
+            caught.append(1)
+            seen.set()
+
+        loop.add_signal_handler(signal.SIGUSR1, came)
+
+        def send() -> None:
+            for _ in range(rounds):
+                seen.clear()
+                for _ in range(rng.randrange(2000)):
+                    pass
+                os.kill(os.getpid(), signal.SIGUSR1)
+                seen.wait()
+            loop.call_soon_threadsafe(done.set_result, None)
+
+        async def busy() -> None:
+            while True:
+                await asyncio.sleep(0.0001)
+                if moves:
+                    LIBC.usleep(1000)
+
+        done = loop.create_future()
+        beside = asyncio.create_task(busy())
+        thread = threading.Thread(target=send)
+        thread.start()
+        await done
+        thread.join()
+        await asyncio.sleep(0.01)
+        beside.cancel()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run_uv(main())
+    assert len(caught) == rounds
+
+
+def test_the_program_sees_its_own_signal_handlers() -> None:
+    def handler(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGUSR2, handler)
+
+    async def main() -> None:
+        assert signal.getsignal(signal.SIGUSR2) is handler
+        assert signal.signal(signal.SIGUSR2, signal.SIG_IGN) is handler
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
+        assert signal.signal(signal.SIGUSR2, handler) is signal.SIG_IGN
+
+    run_uv(main())
+    assert signal.signal(signal.SIGUSR2, before) is handler
+
+
+# ---------------------------------------------------------------- readers
+
+
+def test_a_reader_is_called_once_for_what_has_come() -> None:
+    """Though a step ahead of it blocks, and its file descriptor goes on being ready; and also when it blocks itself."""
+    calls = 0
+    errors: list[OSError] = []
+
+    async def main() -> None:
+        loop = running_loop()
+        with pipe() as (blocks, ends), pipe() as (reader, writer):
+            os.set_blocking(reader, False)
+            done = loop.create_future()
+
+            def reads() -> None:
+                nonlocal calls
+                calls += 1
+                if calls == 2:
+                    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_later(0.002, os.write, ends, b"x")))
+                    os.read(blocks, 1)
+                try:
+                    os.read(reader, 1)
+                except OSError as exc:
+                    errors.append(exc)
+                if calls < 3:
+                    os.write(writer, b"x")
+                elif not done.done():
+                    done.set_result(None)
+
+            loop.add_reader(reader, reads)
+            os.write(writer, b"x")
+            await done
+            await asyncio.sleep(0.005)
+            assert loop.remove_reader(reader)
+            assert not loop.remove_reader(reader)
+
+    run_uv(main())
+    assert calls == 3
+    assert not errors
+
+
+# ---------------------------------------------------------------- processes
+
+
+@pytest.mark.parametrize("where", ["main", "thread"])
+@pytest.mark.parametrize("blocked_home", [False, True])
+def test_subprocesses(where: str, blocked_home: bool) -> None:
+    async def child() -> bytes:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", "print(input())", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await process.communicate(b"hello\n")
+        assert process.returncode == 0
+        return output
+
+    async def main() -> bytes:
+        if not blocked_home:
+            return await child()
+        task = asyncio.create_task(child())
+        with pipe() as (reader, writer):
+            task.add_done_callback(lambda _: os.write(writer, b"x"))
+            os.read(reader, 1)
+        return await task
+
+    output = run_uv(main()) if where == "main" else in_thread(lambda: run_uv(main()))
+    assert output == b"hello\n"
