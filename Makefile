@@ -8,7 +8,13 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 # The package is checked strictly.  The tests and examples use libraries that are not typed.
 LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
 
-.PHONY: bootstrap demo test lint types lowest clean
+# What another engine changes, and what can differ between Pythons.  All the rest is run once, on 3.13.
+ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract engines asyncio_features signals exceptions stopping ending fork modes \
+	cancelling timeouts executor_moving uvicorn torture)
+VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue regions modes preemption tools asyncio_features \
+	cancelling timeouts exceptions engines affinity_sqlalchemy executor_futures torture)
+
+.PHONY: bootstrap demo test test-engine test-version lint types lowest hunt clean
 
 bootstrap: $(ENV)/.done
 
@@ -27,6 +33,12 @@ demo: bootstrap
 test: bootstrap
 	$(ENV)/bin/python -m pytest $(TESTS)
 
+test-engine: bootstrap
+	$(ENV)/bin/python -m pytest --engine uvloop -m "not slow" $(ENGINE_TESTS)
+
+test-version: bootstrap
+	$(ENV)/bin/python -m pytest -m "not slow" $(VERSION_TESTS)
+
 lint: bootstrap
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/ruff format --check .
@@ -36,7 +48,10 @@ types: bootstrap
 	$(ENV)/bin/mypy $(LENIENT) tests examples benchmarks
 
 lowest:
-	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test
+	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test-version
+
+hunt:
+	.ci/hunt $(SECONDS)
 
 clean:
 	rm -rf .venv* .uv

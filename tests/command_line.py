@@ -16,7 +16,7 @@ RUN = (*HYBRIDEXEC, "run")
 def execute(*command: str, cwd: Path, text: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
-        command, cwd=cwd, env=environment(**variables), input=text, capture_output=True, text=True, timeout=50
+        command, cwd=cwd, env=environment(**variables), input=text, capture_output=True, text=True, timeout=100
     )
 
 

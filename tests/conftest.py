@@ -17,6 +17,7 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The engine."""
     parser.addoption("--engine", choices=("selector", "uvloop"), help="the engine to run the tests on")
+    parser.addoption("--hunt", action="store_true", help="also what takes long")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,7 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is about another engine."""
+    """Skip what is about another engine, and leave to the hunt what is its."""
+    if not config.getoption("--hunt"):
+        left = [item for item in items if item.get_closest_marker("hunt")]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
     for item in items:
         mark = item.get_closest_marker("engine")
         if mark is not None and mark.args[0] != (config.getoption("--engine") or "selector"):

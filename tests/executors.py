@@ -25,7 +25,7 @@ MODELS: list[dict[str, Any]] = [
     {"model": "n:1"},
 ]
 
-PATIENCE = 30
+PATIENCE = 100
 """Seconds after which a test gives up waiting for what has to come."""
 
 

@@ -259,7 +259,7 @@ def start(source: str, *arguments: str, cwd: Path | None = None, **variables: st
 def run_script(*command: str, cwd: Path, **variables: str) -> str:
     """Run ``python`` with these arguments, which has to end well; what it prints."""
     done = subprocess.run(
-        [sys.executable, *command], cwd=cwd, env=environment(**variables), capture_output=True, text=True, timeout=50
+        [sys.executable, *command], cwd=cwd, env=environment(**variables), capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -119,7 +119,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def by_urllib(port: int) -> bytes:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=50) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=100) as response:
         return bytes(response.read())
 
 
@@ -184,7 +184,7 @@ def test_input_from_a_terminal_is_a_blocking_call_like_any_other() -> None:
                 said += os.read(ours, 1000)
             except OSError:  # its last process has closed the terminal
                 break
-        assert process.wait(40) == 0, said.decode()
+        assert process.wait(100) == 0, said.decode()
 
 
 # ---------------------------------------------------------------- what will not block, though it looks like it

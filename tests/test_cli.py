@@ -219,12 +219,12 @@ def test_uvicorn_serves_on_our_loop_whichever_it_is_told_to_take(tmp_path: Path,
             while not (found := re.search(r"running on (http://[\d.:]+)", said)):
                 said += (line := process.stderr.readline())
                 assert line, said
-            waits = pool.submit(requests.get, f"{found[1]}/wait", timeout=40)
-            assert requests.get(f"{found[1]}/release", timeout=40).text == "HybridLoop"
+            waits = pool.submit(requests.get, f"{found[1]}/wait", timeout=100)
+            assert requests.get(f"{found[1]}/release", timeout=100).text == "HybridLoop"
             assert waits.result().text == "HybridLoop"
             process.send_signal(signal.SIGTERM)
             said += process.stderr.read()
-            assert process.wait(40) == -signal.SIGTERM
+            assert process.wait(100) == -signal.SIGTERM
         finally:
             process.kill()
     assert "Finished server process" in said
@@ -373,7 +373,7 @@ def test_the_demo_shows_how_far_it_is_where_somebody_looks(tmp_path: Path) -> No
     ):
         os.close(slave)
         shown = pool.submit(read_terminal, master)
-        output, _ = process.communicate(timeout=50)
+        output, _ = process.communicate(timeout=100)
     os.close(master)
     assert process.returncode == 0
     assert "\x1b" not in output

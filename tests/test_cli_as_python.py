@@ -186,7 +186,7 @@ def test_a_signal_ends_a_program_as_under_python(tmp_path: Path, number: signal.
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             process.send_signal(number)
-            _, errors = process.communicate(timeout=40)
+            _, errors = process.communicate(timeout=100)
         assert process.returncode == -number
         assert ("KeyboardInterrupt" in errors) == (number is signal.SIGINT)
         assert ("no blocking call was seen" in errors) == ("--report" in command)

@@ -42,7 +42,7 @@ def held_lock(stack: contextlib.ExitStack, folder: Path) -> Case:
 def held_lock_with_a_timeout(stack: contextlib.ExitStack, folder: Path) -> Case:
     lock = threading.Lock()
     lock.acquire()
-    return functools.partial(lock.acquire, timeout=50), lock.release
+    return functools.partial(lock.acquire, timeout=100), lock.release
 
 
 def with_a_held_lock(stack: contextlib.ExitStack, folder: Path) -> Case:
@@ -66,7 +66,7 @@ def condition(stack: contextlib.ExitStack, folder: Path) -> Case:
 
     def waits() -> None:
         with changed:
-            assert changed.wait(50)
+            assert changed.wait(100)
 
     def notifies() -> None:
         with changed:
@@ -222,7 +222,7 @@ def waitpid(stack: contextlib.ExitStack, folder: Path) -> Case:
 
 def locked_database(stack: contextlib.ExitStack, folder: Path) -> Case:
     def connect() -> sqlite3.Connection:
-        made = sqlite3.connect(folder / "database", timeout=50, isolation_level=None, check_same_thread=False)
+        made = sqlite3.connect(folder / "database", timeout=100, isolation_level=None, check_same_thread=False)
         return stack.enter_context(contextlib.closing(made))
 
     first, second = connect(), connect()
@@ -617,7 +617,7 @@ def test_reading_standard_input_is_a_blocking_call_like_any_other(block: str) ->
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == "goes on\n"
-        rest, _ = process.communicate("a line\n", timeout=40)
+        rest, _ = process.communicate("a line\n", timeout=100)
     assert process.returncode == 0, rest
 
 
@@ -636,7 +636,7 @@ def test_writing_to_a_full_pipe_is_a_blocking_call_like_any_other() -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == b"goes on\n"
         assert out.read().endswith(b"x" * 100_000 + b"\n")
-        assert process.wait(40) == 0
+        assert process.wait(100) == 0
 
 
 # ---------------------------------------------------------------- traps

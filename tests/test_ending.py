@@ -326,7 +326,7 @@ def test_a_region_cannot_close_the_loop_that_waits_for_it(loop: HybridLoop) -> N
         loop.call_soon(lambda: loop.call_soon(loop.stop))
         loop.run_forever()
         stopped.set()
-        assert refused.wait(10)
+        assert refused.wait(100)
 
 
 def test_a_closed_loop_refuses_everything_as_asyncio_does() -> None:
@@ -393,6 +393,6 @@ def test_a_process_ends_though_a_step_of_a_loop_that_nobody_closed_is_blocked() 
         loop.run_until_complete(main())
         sys.exit(4)
     """)
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 4, output
     assert "blocked 1" in output

@@ -145,7 +145,7 @@ def test_without_uvloop() -> None:
         """,
         HYBRIDEXEC_ENGINE="auto",
     )
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert output.splitlines()[0] == "ran"
     assert "pip install uvloop" in output
 
@@ -327,6 +327,36 @@ def test_an_exception_that_ends_the_loop_comes_out_of_a_poll_on_a_spare() -> Non
 
 
 # ---------------------------------------------------------------- what ends the poll
+
+
+@pytest.mark.parametrize("name", ["create_connection", "create_unix_connection"])
+@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+def test_a_socket_whose_connection_was_cancelled_is_closed_once(engine: str, name: str) -> None:
+    """Before 0.23 uvloop left the number with the socket, which closed it once more, as another's maybe."""
+
+    async def main() -> None:
+        connect = getattr(asyncio.get_running_loop(), name)
+        one, other = socket.socketpair()
+        with other:
+            number = one.fileno()
+            connecting = asyncio.create_task(connect(asyncio.Protocol, sock=one))
+            await asyncio.sleep(0)
+            assert connecting.cancel()
+            await asyncio.wait([connecting])
+            assert connecting.cancelled()
+            await asyncio.sleep(0)
+            assert one.fileno() == -1
+            read, write = os.pipe()
+            try:
+                assert number in (read, write)
+                one.close()
+                os.write(write, b"x")
+                assert os.read(read, 1) == b"x"
+            finally:
+                os.close(read)
+                os.close(write)
+
+    hybridexec.run(main(), engine=engine)
 
 
 def test_a_timer_of_a_protocol_bounds_the_poll_that_is_going_on() -> None:

@@ -32,7 +32,7 @@ def on_asyncio(name: str) -> list[str]:
 
 def run(*arguments: str) -> list[str]:
     """Run a program that ends well; the lines it has printed."""
-    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=50)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     return done.stdout.splitlines()
@@ -66,7 +66,7 @@ def test_on_asyncio_the_lock_is_waited_for_while_nothing_else_runs() -> None:
         for line in process.stdout:
             if line == "second wants the lock\n":
                 break
-        rest, _ = process.communicate("end\n", timeout=40)
+        rest, _ = process.communicate("end\n", timeout=100)
     assert process.returncode == 1
     assert "released" not in rest
     assert re.search(r"lock\.py\", line \d+ in update", rest)
@@ -106,7 +106,7 @@ def service(directory: Path) -> Iterator[str]:
         rest.start()
         yield found[1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
+        assert process.wait(100) == -signal.SIGTERM
         rest.join()
         assert "Application shutdown complete" in "".join(lines)
         assert "Traceback" not in "".join(lines), "".join(lines)
@@ -122,7 +122,7 @@ def test_the_service_serves_others_while_a_handler_blocks(tmp_path: Path) -> Non
     with service(tmp_path) as url, concurrent.futures.ThreadPoolExecutor(20) as pool:
 
         def get(path: str) -> dict[str, float]:
-            answer = requests.get(url + path, timeout=40)
+            answer = requests.get(url + path, timeout=100)
             answer.raise_for_status()
             return dict(answer.json())
 
@@ -131,4 +131,4 @@ def test_the_service_serves_others_while_a_handler_blocks(tmp_path: Path) -> Non
         visits = pool.map(get, ["/visits"] * 10)
         assert list(relayed) == [{"relayed": 0.05}] * 10
         assert sorted(answer["visits"] for answer in visits) == list(range(1, 11))
-        assert requests.get(url + "/slow?seconds=-1", timeout=40).status_code == 422
+        assert requests.get(url + "/slow?seconds=-1", timeout=100).status_code == 422

@@ -347,7 +347,7 @@ def test_the_exit_status_of_a_program(run: str, statement: str, status: int) -> 
 
         {run}(main())
     """)
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == status, output
     assert output.startswith("finally")
     if "told" in statement:
@@ -377,6 +377,6 @@ def test_one_exit_is_told_once() -> None:
 
         hybridexec.run(main())
     """)
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 6, output
     assert "another exception" not in output

@@ -216,7 +216,7 @@ PREFACE = """
 
 def output(source: str) -> list[str]:
     with start(PREFACE + source) as process:
-        printed, _ = process.communicate(timeout=40)
+        printed, _ = process.communicate(timeout=100)
     assert process.returncode == 0, printed
     if sys.version_info < (3, 13):  # there are no new LWPs once the interpreter exits, which is told
         printed = "\n".join(line for line in printed.splitlines() if "cannot start an LWP" not in line)

@@ -283,7 +283,7 @@ def test_one_that_is_cancelled_in_the_queue_is_not_moved(options: dict[str, Any]
 
 @every_moving
 def test_ten_thousand_that_are_ready_all_come_on(options: dict[str, Any]) -> None:
-    count = 10_000
+    count = 10_000 if options.get("processors", 1) == 1 else 1_000  # busy loops fight for the GIL
     steps = collections.Counter[int]()
     enough = False
 

@@ -438,7 +438,7 @@ def test_a_preempted_step_gets_the_loop_where_there_is_no_thread_to_be_had(monke
 
         async def wanter() -> None:
             order.append("wants")
-            assert lock.acquire(timeout=50)
+            assert lock.acquire(timeout=100)
             order.append("has")
 
         time.sleep(0.002)  # there is one spare

@@ -192,7 +192,7 @@ def test_a_child_that_goes_on_with_its_step_at_home_is_refused_the_loop() -> Non
         sys.exit(5)
     """
     )
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
     assert "refused: this event loop belongs to the parent process" in output
     assert "hybridexec.run()" in output, "the message says what to do"
@@ -222,7 +222,7 @@ def test_a_child_that_goes_on_with_its_step_on_a_spare_ends_with_a_message() -> 
     hybridexec.run(main())
     """
     )
-    output, _ = process.communicate(timeout=40)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
     assert "this event loop belongs to the parent process" in output
     assert "status 1" in output

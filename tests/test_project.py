@@ -19,6 +19,7 @@ RUN_BY = {
     "make test": ".ci/run",
     "make lint types": ".ci/run",
     "make lowest": ".ci/run",
+    "make hunt": "Makefile",
     "python -m benchmarks": "tests/test_benchmarks.py",
 }
 

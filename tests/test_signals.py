@@ -71,7 +71,7 @@ def launch(*sources: str) -> subprocess.Popen[str]:
 
 def outcome(process: subprocess.Popen[str]) -> tuple[int, list[str], str]:
     """Wait for a program: its exit status, the lines it has printed, and what went to stderr."""
-    out, errors = process.communicate(timeout=40)
+    out, errors = process.communicate(timeout=100)
     assert "Timeout (" not in errors, f"the program hangs:\n{errors}"
     return process.returncode, out.splitlines(), errors
 

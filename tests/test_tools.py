@@ -102,7 +102,7 @@ def test_it_is_an_error_that_says_what_to_do_if_no_tool_id_is_free() -> None:
 
 def test_an_interpreter_without_monitoring_is_told_what_it_lacks() -> None:
     with start("import sys; del sys.monitoring\nimport hybridexec") as process:
-        output, _ = process.communicate(timeout=40)
+        output, _ = process.communicate(timeout=100)
     assert process.returncode == 1
     assert "ImportError" in output
     assert "sys.monitoring" in output
@@ -309,7 +309,7 @@ def test_the_loop_stays_while_a_debugger_waits_at_its_prompt(backend: dict[str, 
 
         def user() -> None:
             """Types when the debugger waits, and takes his time: so the loop could go, were it to."""
-            assert output.waits.wait(50)
+            assert output.waits.wait(100)
             assert not scene_moved.wait(0.1)
             os.write(writer, b"p 6 * 7\ncontinue\n")
 
@@ -385,7 +385,7 @@ def test_a_program_under_pdb_stays_where_it_is() -> None:
             letter = process.stdout.read(1)
             assert letter, said
             said += letter
-        rest, _ = process.communicate("!usleep(60000)\nimport time; time.sleep(0.02)\ncontinue\n", timeout=40)
+        rest, _ = process.communicate("!usleep(60000)\nimport time; time.sleep(0.02)\ncontinue\n", timeout=100)
     assert process.returncode == 0, said + rest
     assert "nothing ran on" in rest
 
