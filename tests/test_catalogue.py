@@ -261,8 +261,8 @@ def test_what_does_not_block_does_what_it_always_does(make: Callable[[Any], Call
         scene = play(functools.partial(outcome, call), mode=mode, threshold=60)
         assert scene.error is None
         assert scene.result == expected
-        assert scene.stayed
         assert not scene.recorder.of(UpcallKind.BLOCKED)
+        assert scene.stayed, (scene.order, scene.stats)
 
 
 # ---------------------------------------------------------------- sqlite3, which calls back
