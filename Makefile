@@ -34,10 +34,10 @@ test: bootstrap
 	$(ENV)/bin/python -m pytest $(TESTS)
 
 test-engine: bootstrap
-	$(ENV)/bin/python -m pytest --engine uvloop -m "not slow" $(ENGINE_TESTS)
+	$(ENV)/bin/python -m pytest --engine uvloop -m "not slow" $(TESTS) $(ENGINE_TESTS)
 
 test-version: bootstrap
-	$(ENV)/bin/python -m pytest -m "not slow" $(VERSION_TESTS)
+	$(ENV)/bin/python -m pytest -m "not slow" $(TESTS) $(VERSION_TESTS)
 
 lint: bootstrap
 	$(ENV)/bin/ruff check .
