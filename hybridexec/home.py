@@ -3,6 +3,12 @@
 CPython lets the main thread alone change signal handlers.  A step that runs on a spare and asks for it puts the call
 into the home's mailbox and waits, as in any call that may block: the home does it as soon as it waits for the loop
 itself; if it is blocked in a step of its own, the loop goes on meanwhile.
+
+CPython also calls signal handlers on the main thread alone, between two instructions, or when a signal ends the system
+call that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the
+loop waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
+*nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
+called, and with it all others.
 """
 
 from __future__ import annotations
@@ -19,12 +25,67 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .detector.calls import Call, Site
-from .lwp import Bell, current
+from .lwp import Bell, LwpState, current
 from .shield import Shield
 from .upcalls import Detection
 
 if TYPE_CHECKING:
     from .carrying import Carrying
+
+
+NUDGE_PAUSE = 0.02
+"""Seconds between two nudges."""
+
+ANSWERS = 2
+"""A signal that comes while the handlers are called may miss the first round of them, but not the second."""
+
+_NUDGE: int | None = getattr(signal, "SIGURG", None) if hasattr(signal, "pthread_kill") else None
+_NO_SIGNALS = bytes([0, _NUDGE or 0])  # what else may be in the wake-up fd: pokes, and the nudges themselves
+
+
+class Nudges:
+    """Sees that a blocked home calls the signal handlers that are due.  The loop's holder asks, the home answers."""
+
+    def __init__(self, carrying: Carrying, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+        self._carrying = carrying
+        self._call_later = call_later
+        self._due = 0  # how often the home has to answer
+        self._nudging = False  # a timer is set
+        self._mine = False  # the signal's handler is ours
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """On the main thread: have the signal handled, unless the program does so itself."""
+        if _NUDGE is None or _signal.getsignal(_NUDGE) != _signal.SIG_DFL:
+            yield
+            return
+        _signal.signal(_NUDGE, self._answered)
+        self._mine = True
+        try:
+            yield
+        finally:
+            self._mine = False
+            self._due = 0
+            if _signal.getsignal(_NUDGE) == self._answered:
+                _signal.signal(_NUDGE, _signal.SIG_DFL)
+
+    def came(self, numbers: bytes) -> None:
+        """The wake-up fd has told of signals."""
+        if numbers.translate(None, _NO_SIGNALS):
+            self._due = ANSWERS
+            if not self._nudging:
+                self._nudge()
+
+    def _nudge(self) -> None:
+        home = self._carrying.home
+        self._nudging = self._mine and self._due > 0 and home is not None and home.state is LwpState.BLOCKED
+        if self._nudging and home is not None and _NUDGE is not None:
+            signal.pthread_kill(home.ident, _NUDGE)
+            self._call_later(NUDGE_PAUSE, self._nudge)
+
+    def _answered(self, signum: int, frame: object) -> None:
+        """What the home calls when it is nudged, together with all that is due."""
+        self._due -= 1
 
 
 class _Letter:
@@ -106,7 +167,7 @@ class _Signal:
 
 
 @contextlib.contextmanager
-def main_thread(mailbox: Mailbox, waker: int, shield: Shield | None) -> Iterator[None]:
+def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield | None) -> Iterator[None]:
     """While a loop runs whose home is the main thread: signals end its poll, main-thread-only calls are carried there.
 
     A signal that comes between CPython's last look and the system call would else not end it; and where other threads
@@ -114,6 +175,7 @@ def main_thread(mailbox: Mailbox, waker: int, shield: Shield | None) -> Iterator
 
     Args:
         mailbox: the home's mailbox.
+        nudges: what the home is told of signals by, while it is blocked.
         waker: the file descriptor that ends the poll.
         shield: stands between the signals and their handlers.
     """
@@ -128,7 +190,7 @@ def main_thread(mailbox: Mailbox, waker: int, shield: Shield | None) -> Iterator
     before = module._signal, module.set_wakeup_fd
     module._signal, module.set_wakeup_fd = stand_in, stand_in.set_wakeup_fd
     try:
-        with contextlib.nullcontext() if shield is None else shield.up():
+        with nudges.ready(), contextlib.nullcontext() if shield is None else shield.up():
             yield
     finally:
         module._signal, module.set_wakeup_fd = before

@@ -104,6 +104,7 @@ class HybridLoop(_Engine):
         self._carrying.reactions = self._reactions
         self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
         self._mailbox = home.Mailbox(self._carrying)
+        self._nudges = home.Nudges(self._carrying, self.call_later)
         self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         detector.attach()
@@ -125,7 +126,7 @@ class HybridLoop(_Engine):
         entered.callback(detector.sampler.unwatch, self._carrying)
         lwp = self._carrying.begin()
         try:
-            entered.enter_context(home.main_thread(self._mailbox, self._csock.fileno(), self.shield))
+            entered.enter_context(home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield))
             detector.sampler.watch(self._carrying)
             self.started(lwp)
             try:
@@ -198,6 +199,10 @@ class HybridLoop(_Engine):
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler for a signal; wherever the loop is carried now, its home does it."""
         return bool(self._mailbox.at_home(functools.partial(super().remove_signal_handler, sig)))
+
+    def _process_self_data(self, data: bytes) -> None:
+        super()._process_self_data(data)
+        self._nudges.came(data)
 
     def set_debug(self, enabled: bool) -> None:
         """Set debug mode."""

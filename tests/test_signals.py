@@ -17,7 +17,7 @@ PRELUDE = """
     import asyncio, contextlib, faulthandler, logging, os, random, signal, sys, threading, time
     import hybridexec
 
-    faulthandler.dump_traceback_later(20, exit=True)
+    faulthandler.dump_traceback_later(90, exit=True)
     MAIN = threading.main_thread()
 
     def at_home():
@@ -43,19 +43,6 @@ PRELUDE = """
         assert not left, left
         print("done", flush=True)
 """
-
-
-NUDGES = """
-    # A signal that comes between CPython's last look and a system call does not end that call; a later one does.
-    def nudges():
-        while True:
-            time.sleep(0.02)
-            signal.pthread_kill(MAIN.ident, signal.SIGWINCH)
-
-    signal.signal(signal.SIGWINCH, lambda number, frame: None)
-    threading.Thread(target=nudges, daemon=True).start()
-"""
-"""For programs whose home gets a signal in a system call that nothing else would end."""
 
 
 def launch(*sources: str) -> subprocess.Popen[str]:
@@ -91,7 +78,6 @@ def play(*sources: str) -> list[str]:
 def test_ctrl_c_cancels_a_main_task_that_is_elsewhere_while_the_home_is_blocked() -> None:
     """Only what the main task does when it is cancelled releases the home."""
     play(
-        NUDGES,
         """
         for round in range(30):
             lock = threading.Lock()
@@ -136,7 +122,6 @@ def test_ctrl_c_cancels_a_main_task_that_is_elsewhere_while_the_home_is_blocked(
 def test_ctrl_c_cancels_a_main_task_that_is_blocked_at_home(block: str, release: str) -> None:
     """As on asyncio it gets its cancellation at its next await: the blocking call itself goes on."""
     play(
-        NUDGES,
         f"""
         for round in range(20):
             with pipe() as (reader, writer):
@@ -313,7 +298,6 @@ def test_ctrl_c_comes_while_the_home_carries_a_busy_step() -> None:
 def test_the_second_ctrl_c_breaks_the_blocking_call_at_home(block: str) -> None:
     """Nothing else would ever end the call: it raises KeyboardInterrupt, as on asyncio."""
     play(
-        NUDGES,
         f"""
         for round in range(20):
             with pipe() as (reader, writer):
@@ -379,9 +363,7 @@ BLOCKS_AND_SAYS_SO = """
 
 def test_ctrl_c_from_outside_ends_the_program_as_asyncio_does() -> None:
     """The exit status and the traceback are those of a KeyboardInterrupt."""
-    process = launch(
-        NUDGES, BLOCKS_AND_SAYS_SO.format(block="lock.acquire()", release="lock.release()", main_blocks=False)
-    )
+    process = launch(BLOCKS_AND_SAYS_SO.format(block="lock.acquire()", release="lock.release()", main_blocks=False))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -392,7 +374,7 @@ def test_ctrl_c_from_outside_ends_the_program_as_asyncio_does() -> None:
 
 
 def test_ctrl_c_twice_from_outside_ends_a_program_whose_call_never_ends() -> None:
-    process = launch(NUDGES, BLOCKS_AND_SAYS_SO.format(block="lock.acquire()", release="pass", main_blocks=False))
+    process = launch(BLOCKS_AND_SAYS_SO.format(block="lock.acquire()", release="pass", main_blocks=False))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)
@@ -480,7 +462,6 @@ def test_ctrl_c_at_any_time_ends_run() -> None:
 
 def test_a_handler_that_raises_breaks_the_call_that_the_home_is_blocked_in() -> None:
     play(
-        NUDGES,
         """
         class Alarm(Exception):
             pass
@@ -588,7 +569,6 @@ HANDLER = """
 def test_a_handler_runs_while_the_home_is_blocked(body: str) -> None:
     """Each time it is the home's step that has to be released by another, though the handler may block itself."""
     play(
-        NUDGES,
         HANDLER.format(body=body)
         + """
         signal.signal(signal.SIGUSR1, handler)
@@ -614,6 +594,60 @@ def test_a_handler_runs_while_the_home_is_blocked(body: str) -> None:
                 hybridexec.run(main())
         done()
         """,
+    )
+
+
+def test_a_signal_that_comes_just_before_the_call_is_handled_all_the_same() -> None:
+    """CPython looks for signals no more once the instruction has begun, and the system call begins with one pending."""
+    play(
+        """
+        import collections, ctypes, functools, operator
+        LIBC = ctypes.CDLL(None)
+        handled = []
+        signal.signal(signal.SIGTERM, lambda number, frame: handled.append(at_home()))
+
+        async def releases(writer):
+            while not handled:
+                await asyncio.sleep(0)
+            assert not at_home()
+            os.write(writer, b"x")
+
+        async def main():
+            with pipe() as (reader, writer):
+                task = asyncio.create_task(releases(writer))
+                # Both in one instruction, and no Python between them.
+                signals = functools.partial(getattr(LIBC, "raise"), signal.SIGTERM.value)
+                collections.deque(map(operator.call, (signals, functools.partial(os.read, reader, 1))))
+                await task
+
+        for round in range(3):
+            handled.clear()
+            hybridexec.run(main())
+            assert handled == [True]
+            assert signal.getsignal(signal.SIGURG) == signal.SIG_DFL
+        done()
+        """
+    )
+
+
+def test_a_program_keeps_its_handler_of_the_signal_that_nudges() -> None:
+    play(
+        """
+        urgent = []
+        handler = lambda number, frame: urgent.append(number)
+        signal.signal(signal.SIGURG, handler)
+
+        async def main():
+            assert signal.getsignal(signal.SIGURG) is handler
+            interrupt(signal.SIGURG)
+            while not urgent:
+                await asyncio.sleep(0)
+
+        hybridexec.run(main())
+        assert urgent == [signal.SIGURG]
+        assert signal.getsignal(signal.SIGURG) is handler
+        done()
+        """
     )
 
 
