@@ -1,0 +1,22 @@
+"""Memory: fields of CPython's structures that no function of Python's reaches.
+
+A few things that belong to an OS thread are a word in a structure of CPython's: whose ``threading.local`` values a
+thread sees, which thread owns an ``RLock``, which one made a sqlite3 connection.  A loop that moves has to set them.
+Nothing is assumed of layouts: a field is found by looking for a value that is known to be in it, and whoever uses one
+tries it out first and does without where it does not hold (another implementation, a future version).
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def words(address: int, count: int) -> ctypes.Array[ctypes.c_void_p]:
+    """The words of a structure, to read and to write.  The caller sees to it that the structure is that long."""
+    return (ctypes.c_void_p * count).from_address(address)
+
+
+def find(address: int, count: int, value: int) -> int | None:
+    """Where a value stands among the words of a structure; None unless it does so exactly once."""
+    found = [number for number, word in enumerate(words(address, count)) if word == value]
+    return found[0] if len(found) == 1 else None
