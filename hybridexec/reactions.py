@@ -392,6 +392,8 @@ class Reactions:
     def _upcall(self, kind: UpcallKind, lwp: LWP, call: Call, duration: float | None) -> Upcall:
         if call.user_thread is None:
             call.user_thread = self._task_name(lwp)
+        if call.in_poll is None:  # told once: the sampler may tell the end when the step is over already
+            call.in_poll = lwp.handle is IN_POLL
         site = call.site.describe()
         return Upcall(
             kind,
@@ -403,7 +405,7 @@ class Reactions:
             call.name,
             call.detection,
             duration,
-            in_poll=lwp.handle is IN_POLL,
+            in_poll=call.in_poll,
         )
 
     def _error(self, call: Call, when: str) -> BlockingCallError:

@@ -75,6 +75,7 @@ class Call:
         "brief",
         "detection",
         "foreign",
+        "in_poll",
         "name",
         "outer",
         "reported",
@@ -94,6 +95,7 @@ class Call:
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
         self.user_thread: str | None = None
+        self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
         self.outer: Call | None = None  # the call whose C code has called back into Python
 
 
