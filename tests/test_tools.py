@@ -461,7 +461,13 @@ def test_the_interpreters_own_dump_shows_where_each_lwp_is() -> None:
 
         def looks_at_threads() -> None:
             idents.append(threading.get_ident())
-            faulthandler.dump_traceback(file)
+            for _ in range(10_000):
+                file.seek(0)
+                file.truncate()
+                faulthandler.dump_traceback(file)
+                file.seek(0)
+                if "<freed thread state>" not in file.read():  # one that just starts ends the dump, since 3.14
+                    break
 
         assert on_a_spare(looks_at_threads).moved
         file.seek(0)

@@ -173,7 +173,7 @@ def test_a_request_releases_what_another_waits_for(tmp_path: Path, app: str) -> 
             held = [task for task in held if not task.done()]
         assert not held
         written = asyncio.create_task(server.get("/write"))
-        while not (server.tally.parent / "database-journal").exists():  # the transaction has begun
+        while not (server.tally.parent / "database-written").exists():
             await asyncio.sleep(0.001)
         counts = [asyncio.create_task(server.get("/count")) for _ in range(5)]
         assert await server.get("/sleep") == "slept"

@@ -73,6 +73,7 @@ async def write() -> str:
     connection.execute("create table if not exists numbers (number integer)")
     connection.execute("begin immediate")
     connection.execute("insert into numbers values (1)")
+    Path(f"{DATABASE}-written").touch()
     await committed.wait()
     connection.execute("commit")
     connection.close()
