@@ -218,7 +218,9 @@ class Reactions:
         assert call is not None
         if self.mode == "handoff" and self._may_leave(lwp, frame):
             return self._retake(
-                lwp, call, lambda: lwp.state is LwpState.RUNNING and lwp.trap is trap and not trap.sprung
+                lwp,
+                call,
+                lambda: lwp.state in (LwpState.RUNNING, LwpState.MARKED) and lwp.trap is trap and not trap.sprung,
             )
         self._emit_blocked(lwp, call)
         with self._carrying.mutex:

@@ -482,6 +482,33 @@ def test_a_learned_site_is_declared_from_then_on() -> None:
         assert found == [Detection.DISCOVERED, Detection.DECLARED, Detection.DECLARED]
 
 
+def test_what_a_learned_callable_calls_back_is_discovered_in_its_turn() -> None:
+    """A site that called C code which blocked, and is marked from then on, calls C code that calls Python."""
+
+    def calls(function: Callable[[], object]) -> None:
+        function()
+
+    calls = fresh(calls)
+
+    def reads(reader: int) -> None:
+        LIBC.read(reader, bytes(1), 1)
+
+    async def main() -> None:
+        for make in (lambda fd: functools.partial(LIBC.read, fd, bytes(1), 1), lambda fd: functools.partial(reads, fd)):
+            with pipe() as (reader, writer):
+
+                async def release(writer: int = writer) -> None:
+                    os.write(writer, b"x")
+
+                task = asyncio.create_task(release())
+                calls(make(reader))
+                assert holds(running_loop())
+                await task
+            calls(functools.partial(len, ""))  # quick: from now on it is only marked
+
+    hybridexec.run(main())
+
+
 def test_a_third_party_callable_is_declared_before_its_module_is_imported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

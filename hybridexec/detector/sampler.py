@@ -235,11 +235,12 @@ class Sampler:
         if step is None or frame is None:
             return True
         reactions = carrying.reactions
-        if marked:
-            call = lwp.call
-            if call is not None and now - call.began >= reactions.threshold * 0.9 and _stands_in(call, frame):
+        call = lwp.call
+        if marked and (call is None or _stands_in(call, frame)):
+            if call is not None and now - call.began >= reactions.threshold * 0.9:
                 reactions.overdue(lwp, call, frame)
             return True
+        # Python code that the C code of a marked call has called back is looked at like any other.
         if late > LATE:
             # It has computed all the time, or stands in a call, or in the same one as when this thread was late the
             # last time; and this thread could not run.  Else the machine may have had something better to do.
