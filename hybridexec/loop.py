@@ -160,6 +160,7 @@ class HybridLoop(_Engine):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
+        detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
         self._carrying.close()
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile

@@ -90,6 +90,16 @@ class Bell:
         return self._lock.acquire(True, timeout)
 
 
+START_PATIENCE = 1.0
+"""Seconds that the end of a loop waits for a thread that may never come."""
+
+
+def started(thread: threading.Thread) -> bool:
+    """Whether a thread has come.  One whose start a signal handler has interrupted may be on its way, or was never
+    made: nobody can tell, so this waits a while."""
+    return bool(thread._started.wait(START_PATIENCE))  # type: ignore[attr-defined]
+
+
 class LWP:
     """One OS thread that can carry a loop.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .face import Face
-from .lwp import LWP, LwpState
+from .lwp import LWP, LwpState, started
 from .upcalls import UpcallKind, logger
 
 if TYPE_CHECKING:
@@ -60,10 +60,11 @@ class Pool:
             self._carrying.disown(lwp)
             if not isinstance(exc, RuntimeError) or "new thread" not in str(exc):
                 raise
+            self._ending.discard(lwp.thread)  # it never comes
             logger.error("cannot start an LWP (%s): the loop waits until a blocked one comes back", exc)
             return False
         for thread in list(self._ending):
-            if not thread.is_alive():
+            if thread.ident is not None and not thread.is_alive():
                 self._ending.discard(thread)
         return True
 
@@ -122,7 +123,7 @@ class Pool:
                 )
             yield
         for thread in list(self._ending):
-            if thread.ident is not None:  # else it has never come
+            if started(thread):
                 thread.join()
 
     def _list(self, lwps: list[LWP]) -> str:

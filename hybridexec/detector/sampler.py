@@ -23,7 +23,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
-from ..lwp import IN_POLL, LWP, Bell, LwpState
+from ..lwp import IN_POLL, LWP, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
 from . import trap as traps
@@ -102,6 +102,7 @@ class Sampler:
         self._loops: dict[Carrying, _Look] = {}
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
+        self._stray: threading.Thread | None = None  # one whose start was interrupted
         self._tick = 1.0
         self._last_trap = 0.0
         self._waited: float | None = None  # how long the thread had waited for a processor ...
@@ -123,7 +124,10 @@ class Sampler:
                     if "interpreter shutdown" not in str(exc):
                         raise
                     return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
-                except BaseException:  # a signal handler has raised; the thread may run all the same
+                except (
+                    BaseException
+                ):  # a signal handler has raised; the thread may run all the same, and ends by itself
+                    self._stray = thread
                     self._sleep.bell.ring()
                     raise
                 self._thread = thread
@@ -139,8 +143,12 @@ class Sampler:
             else:
                 thread, self._thread = self._thread, None
             self._sleep.bell.ring()
-        if thread is not None:
-            thread.join()
+            stray, self._stray = self._stray, None
+        try:
+            _await_end(thread, stray)
+        except BaseException:  # a signal handler's: they have been told to end, and do
+            _await_end(thread, stray)
+            raise
 
     def forked(self) -> None:
         """This process is a child: the thread is not in it."""
@@ -322,6 +330,12 @@ class Sampler:
             return False
         self._last_trap = now
         return traps.arm(Trap(lwp, step, [frame.f_code], None))
+
+
+def _await_end(*threads: threading.Thread | None) -> None:
+    for thread in threads:
+        if thread is not None and started(thread):
+            thread.join()
 
 
 def _executing(carrying: Carrying) -> LWP | None:
