@@ -156,6 +156,7 @@ class Carrying:
         self.holder: LWP | None = None
         self.holder_ident: int | None = None  # its thread; 0 while somebody polls or is on the way; None: stopped
         self.home: LWP | None = None
+        self.moves = False  # the loop has left a step in this run, or is about to
         self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler
         self._reset(LoopState.STOPPED)
 
@@ -205,6 +206,7 @@ class Carrying:
             self.lwps.add(home)
             self.home = home
             self._rest = LoopState.FREE
+            self.moves = False
             self._take(home)
         return home
 
@@ -428,6 +430,9 @@ class Carrying:
         Returns:
             Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
         """
+        if not self.moves:
+            self._face.moves()  # by two at a time, maybe: the sampler and the LWP itself
+            self.moves = True
         with self.mutex:
             if self.holder is not lwp or self.state is not LoopState.HELD:
                 return False
@@ -533,10 +538,7 @@ class Carrying:
 
     def _return(self, lwp: LWP) -> None:
         """A step has the loop again, by claim or by grant.  Mutex held."""
-        if self.holder is not lwp:
-            self._take(lwp)
-        else:
-            self._arrive(lwp)
+        self._take(lwp)
         if lwp in self.detached:
             self.detached.remove(lwp)
             self._face.returned(lwp)
@@ -647,7 +649,7 @@ class Carrying:
                     if self._waking is lwp:
                         self._waking = None
                     if self.holder is lwp:
-                        self._arrive(lwp)
+                        self._take(lwp)
                         return True
                     if not home and (self._rest is LoopState.DRAINING or lwp not in self.lwps):
                         break
@@ -725,7 +727,9 @@ class Carrying:
         return self.state is LoopState.FREE or self.state is LoopState.DRAINING
 
     def _take(self, lwp: LWP) -> None:
-        self._hold(lwp)
+        """The LWP of the calling thread takes the loop, or it was granted it."""
+        if self.holder is not lwp:
+            self._hold(lwp)
         self._arrive(lwp)
 
     def _hold(self, lwp: LWP) -> None:

@@ -45,6 +45,9 @@ class Face(Protocol):
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop from now on.  Called under the mutex."""
 
+    def moves(self) -> None:
+        """The loop is about to leave a step, for the first time in a run.  Whoever makes it leave calls this."""
+
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop from now on.  Called under the mutex."""
 

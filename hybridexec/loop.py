@@ -123,6 +123,7 @@ class HybridLoop(_Engine):
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
         entered = contextlib.ExitStack()
+        entered.callback(self._moved)
         entered.callback(detector.sampler.unwatch, self._carrying)
         lwp = self._carrying.begin()
         try:
@@ -146,6 +147,11 @@ class HybridLoop(_Engine):
             self._track(lwp, False)
             sys.set_asyncgen_hooks(*hooks)
             entered.close()
+
+    def _moved(self) -> None:
+        """A run is over."""
+        if self._carrying.moves:
+            self._reactions.connections.move()
 
     def close(self) -> None:
         """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
@@ -367,6 +373,10 @@ class HybridLoop(_Engine):
         self._thread_id = lwp.ident
         detector.sampler.look()
 
+    def moves(self) -> None:
+        """The loop is about to leave a step, for the first time in a run."""
+        self._reactions.connections.move()
+
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
         if _current_tasks is not None:
@@ -383,6 +393,7 @@ class HybridLoop(_Engine):
 
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
+        self._reactions.connections.made_by(lwp.ident)
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
 

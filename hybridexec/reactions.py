@@ -18,6 +18,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from .connections import Connections
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
@@ -59,6 +60,7 @@ class Reactions:
         self._carrying = carrying
         self._emitter = emitter
         self.affinity = affinity
+        self.connections = Connections()
         self._pins: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self.longest = 0.0  # the longest block that is over, in seconds
@@ -107,6 +109,8 @@ class Reactions:
         if trap is not None and trap.call is call:
             traps.disarm(trap)
         self.resume(lwp, call)
+        if call.opens and self._carrying.moves:
+            self.connections.opened()
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
             raise self._error(call, ", found when it was under way")
@@ -179,7 +183,10 @@ class Reactions:
 
     def binds(self, lwp: LWP, binds: Binds, argument: Any) -> None:
         """A step calls something that ties it to its LWP."""
-        self.affinity.noticed(lwp, binds, argument)
+        if binds is not Binds.SQLITE:
+            self.affinity.noticed(lwp, binds, argument)
+        elif self._carrying.moves:
+            self.connections.used(argument)
 
     # ---------------------------------------------------------------- the sampler's notices
 

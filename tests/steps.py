@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from helpers import LIBC, holds, pipe
 
@@ -102,6 +103,21 @@ async def go(place: str, coroutine: Awaitable[None]) -> None:
         task = asyncio.create_task(elsewhere())
         os.read(reader, 1)
         await task
+
+
+async def elsewhere[T](coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await something on another thread than the calling one, which is blocked meanwhile.  Any step, anywhere."""
+    with pipe() as (reader, writer):
+
+        async def runs() -> T:
+            try:
+                return await coroutine
+            finally:
+                os.write(writer, b"x")
+
+        task = asyncio.create_task(runs())
+        os.read(reader, 1)
+        return await task
 
 
 def cancelling() -> int:

@@ -15,6 +15,7 @@ import dis
 import linecache
 import os
 import selectors
+import sqlite3
 import sys
 import threading
 import tokenize
@@ -77,6 +78,7 @@ class Call:
         "foreign",
         "in_poll",
         "name",
+        "opens",
         "outer",
         "reported",
         "site",
@@ -93,6 +95,7 @@ class Call:
         self.reported = False  # an upcall BLOCKED was emitted
         self.brief = False  # it waits for something that is always on its way
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
+        self.opens = False  # it makes a sqlite3 connection
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
         self.user_thread: str | None = None
         self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
@@ -182,6 +185,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = entry.name
     call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
     call.foreign = entry is None or entry.calls_back
+    call.opens = callable is sqlite3.connect
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None

@@ -39,6 +39,7 @@ class Binds(enum.Enum):
 
     GREENLET = "greenlet"
     RLOCK = "rlock"
+    SQLITE = "sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Entry:
 def maybe(argument: Any, count: int) -> Verdict:
     """Nothing is known beforehand."""
     return Verdict.MAYBE
+
+
+def never(argument: Any, count: int) -> Verdict:
+    """It does not block."""
+    return Verdict.NEVER
 
 
 def sure(argument: Any, count: int) -> Verdict:
@@ -128,15 +134,23 @@ _BUILT_IN: list[tuple[Any, tuple[str, ...], Callable[[Any, int], Verdict]]] = [
     (os, ("read",), _readable),
     (os, ("write", "waitpid", "wait", "wait3", "wait4", "waitid", "fsync", "fdatasync", "sync", "sendfile"), maybe),
     (os, ("readv", "writev", "pread", "pwrite", "lockf", "system"), maybe),
-    (sqlite3, ("connect",), maybe),
 ]
 
 _CALL_BACK: list[tuple[Any, tuple[str, ...]]] = [
+    (sqlite3, ("connect",)),  # a factory; and the cache of statements is functools.lru_cache
     # functions, row and text factories, adapters and converters, trace and progress handlers
-    (sqlite3.Connection, ("execute", "executemany", "executescript", "commit", "rollback", "backup")),
+    (sqlite3.Connection, ("execute", "executemany", "executescript", "commit", "rollback")),
+    (sqlite3.Connection, ("backup", "blobopen", "close")),
     (sqlite3.Cursor, ("execute", "executemany", "executescript", "fetchall", "fetchmany", "fetchone")),
 ]
 """Those that can block, and can call Python functions of the program meanwhile: which then wait for the loop."""
+
+_OF_SQLITE: list[tuple[Any, tuple[str, ...]]] = [
+    (sqlite3.Connection, ("cursor", "__enter__", "create_function", "create_aggregate", "create_collation")),
+    (sqlite3.Connection, ("set_authorizer", "set_progress_handler", "set_trace_callback")),
+    (sqlite3.Cursor, ("close",)),
+]
+"""Those that do not block: seen for whose the connection is."""
 
 _BY_NAME: dict[str, Callable[[Any, int], Verdict]] = {
     "_queue.SimpleQueue.get": _queue,
@@ -185,7 +199,10 @@ class Catalogue:
                     self.add(getattr(owner, name), will_block)
         for owner, names in _CALL_BACK:
             for name in names:
-                self.add(getattr(owner, name), maybe, calls_back=True)
+                self.add(getattr(owner, name), maybe, Binds.SQLITE, calls_back=True)
+        for owner, names in _OF_SQLITE:
+            for name in names:
+                self.add(getattr(owner, name), never, Binds.SQLITE)
         for name, will_block in _BY_NAME.items():
             self.add_name(name, will_block)
         for name in _DRIVERS:

@@ -1,0 +1,121 @@
+"""Connections: those of sqlite3 that a carrier has made belong to the loop, and not to the carrier's thread.
+
+By default sqlite3 lets nobody use a connection but the thread that has made it.  On asyncio that never shows, as all
+steps are taken on one thread.  When a loop moves the connections go along: from then on they are not checked.  That is
+safe, since one LWP at a time runs the loop's code, and SQLite itself lets threads share a connection if it is built to
+serialize them (``sqlite3.threadsafety``); if it is not, nothing is done.
+
+Until a loop has moved its connections are left as they are, and another thread is refused as ever.  When it does so
+for the first time in a run, all that its home has made are looked for; after that those that a step makes, or calls a
+method of; and at the end of a run all that its LWPs have made, since then the home may use them.
+
+Whether a connection is checked, and which thread has made it, are fields of a structure of CPython's (``memory.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import gc
+import sqlite3
+from _thread import get_ident
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from . import memory
+
+_INT = ctypes.sizeof(ctypes.c_int)
+_WORD = ctypes.sizeof(ctypes.c_void_p)
+_SERIALIZED = 3
+
+
+class _Fields(NamedTuple):
+    """Where two fields of a connection are, in bytes from its beginning."""
+
+    checked: int
+    thread: int
+
+    def is_checked(self, connection: sqlite3.Connection) -> ctypes.c_int:
+        return ctypes.c_int.from_address(id(connection) + self.checked)
+
+    def maker(self, connection: sqlite3.Connection) -> ctypes.c_ulong:
+        return ctypes.c_ulong.from_address(id(connection) + self.thread)
+
+
+@functools.cache
+def fields() -> _Fields | None:
+    """The fields; None where they are not found, or do not do what they are taken for."""
+    if sqlite3.threadsafety != _SERIALIZED:
+        return None
+    size = sqlite3.Connection.__basicsize__
+    with (
+        contextlib.closing(sqlite3.connect(":memory:")) as checked,
+        contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as free,
+    ):
+        word = memory.find(id(checked), size // _WORD, get_ident())
+        yes, no = ((ctypes.c_int * (size // _INT)).from_address(id(c)) for c in (checked, free))
+        flags = [number for number in range(size // _INT) if (yes[number], no[number]) == (1, 0)]
+        if word is None or len(flags) != 1:
+            return None
+        found = _Fields(flags[0] * _INT, word * _WORD)
+        found.maker(checked).value ^= 1  # as if another thread had made it
+        try:
+            checked.execute("SELECT 1")
+        except sqlite3.ProgrammingError:
+            found.is_checked(checked).value = 0
+        else:
+            return None
+        finally:
+            found.maker(checked).value ^= 1
+        return found
+
+
+class Connections:
+    """The connections of one loop."""
+
+    def __init__(self) -> None:
+        self._makers: set[int] = set()  # the threads that carry the loop, or have done so
+
+    def made_by(self, thread: int) -> None:
+        """What a thread makes belongs to the loop."""
+        self._makers.add(thread)
+
+    def move(self) -> None:
+        """Whatever the loop's threads have made goes along with it from now on."""
+        for connection in _all(None):
+            self._share(connection)
+
+    def opened(self) -> None:
+        """A step has just made a connection: that is among what is young."""
+        for connection in _all(0):
+            self._share(connection)
+
+    def used(self, thing: Any) -> None:
+        """A step calls a method of a connection, or of one of its cursors."""
+        if isinstance(thing, sqlite3.Cursor):
+            try:
+                thing = thing.connection
+            except Exception:  # it was never initialized, and the call will say so
+                return
+        if isinstance(thing, sqlite3.Connection):
+            self._share(thing)
+
+    def _share(self, connection: sqlite3.Connection) -> None:
+        found = fields()
+        if found is not None and found.maker(connection).value in self._makers:
+            found.is_checked(connection).value = 0
+
+
+def _all(generation: int | None) -> Iterator[sqlite3.Connection]:
+    """All connections of the process, or those of a generation of the garbage collector's."""
+    kinds = set(_with_subclasses(sqlite3.Connection))
+    # By type(), as to look at an attribute may run code of the program's.
+    return (thing for thing in gc.get_objects(generation) if type(thing) in kinds)
+
+
+def _with_subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    subclasses: list[type] = type.__subclasses__(cls)
+    for subclass in subclasses:
+        yield from _with_subclasses(subclass)
