@@ -207,6 +207,7 @@ class Carrying:
             self.home = home
             self._rest = LoopState.FREE
             self.moves = False
+            self._face.gives(home)  # what its thread has is the loop's
             self._take(home)
         return home
 
@@ -731,6 +732,7 @@ class Carrying:
         if self.holder is not lwp:
             self._hold(lwp)
         self._arrive(lwp)
+        self._face.follow(lwp)
 
     def _hold(self, lwp: LWP) -> None:
         self.state = LoopState.HELD
@@ -748,12 +750,16 @@ class Carrying:
         self._want(lwp)
 
     def _free(self) -> None:
+        if self.holder is not None:
+            self._face.gives(self.holder)
         self.state = self._rest
         self.holder = None
         self.holder_ident = 0
 
     def _grant(self, target: LWP) -> LWP | None:
         """Give the loop to an LWP that sleeps or is on its way.  Returns it if it has to be woken."""
+        if self.holder is not None:
+            self._face.gives(self.holder)
         self._unqueue(target)
         self._hold(target)
         return self._rouse(target)

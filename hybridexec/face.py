@@ -45,6 +45,12 @@ class Face(Protocol):
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop from now on.  Called under the mutex."""
 
+    def gives(self, lwp: LWP) -> None:
+        """The LWP, which holds the loop, is about to give it up.  Called under the mutex, by whoever makes it do so."""
+
+    def follow(self, lwp: LWP) -> None:
+        """The calling thread, an LWP, has taken the loop, or was granted it.  Called under the mutex, last of all."""
+
     def moves(self) -> None:
         """The loop is about to leave a step, for the first time in a run.  Whoever makes it leave calls this."""
 

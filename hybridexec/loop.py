@@ -32,6 +32,7 @@ from .engines.handles import Step
 from .lwp import LWP, Region, current
 from .reactions import Reactions
 from .stats import Stats
+from .tracers import Tracers
 from .upcalls import Emitter, Upcall, UpcallKind
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class HybridLoop(_Engine):
         self._carrying.reactions = self._reactions
         self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
         self._mailbox = home.Mailbox(self._carrying)
+        self._tracers = Tracers()
         self._nudges = home.Nudges(self._carrying, self.call_later)
         self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
@@ -372,6 +374,14 @@ class HybridLoop(_Engine):
         """The LWP holds the loop."""
         self._thread_id = lwp.ident
         detector.sampler.look()
+
+    def gives(self, lwp: LWP) -> None:
+        """The LWP is about to give the loop up."""
+        self._tracers.given(lwp)
+
+    def follow(self, lwp: LWP) -> None:
+        """The LWP has the loop from another one, or may have."""
+        self._tracers.taken(lwp)
 
     def moves(self) -> None:
         """The loop is about to leave a step, for the first time in a run."""

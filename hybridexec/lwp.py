@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import machine
+from . import machine, memory
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
@@ -121,6 +121,7 @@ class LWP:
         "clock",
         "deadline",
         "handle",
+        "hooks",
         "ident",
         "interrupt",
         "kept",
@@ -138,6 +139,8 @@ class LWP:
         "suspended",
         "task",
         "thread",
+        "thread_state",
+        "tracers",
         "tracking",
         "trap",
     )
@@ -171,6 +174,9 @@ class LWP:
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.owned: list[Any] = []  # RLocks its current step has acquired
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
+        self.thread_state = 0  # the address of the interpreter's structure for its thread
+        self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
+        self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
         self._bell = Bell()
 
     def __repr__(self) -> str:
@@ -214,10 +220,12 @@ class LWP:
         self.ident = _thread.get_ident()
         self.native = threading.get_native_id()
         self.clock = machine.own_clock()
+        self.thread_state = memory.thread_state()
         register(self)
 
     def _main(self, target: Callable[[LWP], None]) -> None:
         self._settle()
+        self.hooks = threading.gettrace(), threading.getprofile()  # which the thread has got at its start
         try:
             target(self)
         finally:

@@ -20,3 +20,13 @@ def find(address: int, count: int, value: int) -> int | None:
     """Where a value stands among the words of a structure; None unless it does so exactly once."""
     found = [number for number, word in enumerate(words(address, count)) if word == value]
     return found[0] if len(found) == 1 else None
+
+
+def thread_state() -> int:
+    """The address of the interpreter's structure for the calling thread."""
+    return int(_thread_state())
+
+
+_thread_state = ctypes.pythonapi.PyThreadState_Get
+_thread_state.restype = ctypes.c_void_p
+_thread_state.argtypes = ()

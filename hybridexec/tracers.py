@@ -1,0 +1,184 @@
+"""Tracers: what ``sys.settrace`` and ``sys.setprofile`` have set in a step is in force wherever the loop goes.
+
+Both belong to an OS thread.  On asyncio all coroutines share that of the loop's thread, so coverage or a debugger that
+one of them has started sees the others, too.  So whoever gives the loop up notes what its thread has, and whoever takes
+it sets the same, if it has something else.  While nobody traces, that is a comparison of None with None.
+
+* A function is what it is on any thread.  But an object may keep account of the calls of one thread (coverage's
+  tracers do); such a tool has a hook for new threads, which starts another such object there (``threading.settrace``).
+  So where there is a hook an LWP gets that, and then keeps what the hook has made of it.
+* The sampler takes the loop from a step that stands in a call, and no function tells what another thread's tracer is.
+  It is read from CPython's structure (``memory.py``); only with the GIL, as the other thread might change it meanwhile.
+* A tracer that runs is not called again: where the loop leaves a step at a debugger's prompt (if told to), it goes
+  on without that debugger, until the step is back.
+* A step that was without the loop may have set a tracer there (in ``blocking()``): when it comes back it is the loop's.
+
+The tracer is set last of all when an LWP takes the loop, and sees the protocol's frames from then on, as one that was
+there before the loop does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import threading
+from _thread import get_ident
+from collections.abc import Callable
+from types import CodeType, FrameType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any
+
+from . import memory
+from .detector.calls import own
+
+if TYPE_CHECKING:
+    from .lwp import LWP
+
+
+_FIELDS = 32
+"""Among so many words at the beginning of a thread's state the two are looked for."""
+
+_SYSTEM = 1 << 6 | 1 << 7
+"""The tools of ``sys.monitoring`` that stand for all profilers and all tracers."""
+
+
+_BUSY = object()
+"""Stands for the tracer of a step that the loop has left while it ran."""
+
+
+class Tracers:
+    """The tracer and the profiler of one loop.  Only its holder changes them, or the sampler on the holder's behalf."""
+
+    def __init__(self) -> None:
+        self._tracer: Any = None
+        self._profiler: Any = None
+
+    def given(self, lwp: LWP) -> None:
+        """What an LWP's thread has is the loop's: it is about to be without it, or is the home of a new run.
+
+        It says so itself, or the sampler does.
+        """
+        if lwp.ident == get_ident():
+            tracer, profiler = sys.gettrace(), sys.getprofile()
+        elif not _somebody_traces():
+            tracer = profiler = None
+        else:
+            there = _of_other(lwp)
+            if there is None:
+                return
+            tracer, profiler = there
+        known = lwp.tracers
+        if tracer is not known[0] or profiler is not known[1]:
+            lwp.tracers, lwp.hooks = (tracer, profiler), (threading.gettrace(), threading.getprofile())
+        self._tracer, self._profiler = tracer, profiler
+        if tracer is not None and lwp.ident != get_ident() and _stands_in_tracer(lwp, tracer):
+            self._tracer, lwp.tracers = None, (_BUSY, profiler)
+
+    def taken(self, lwp: LWP) -> None:
+        """The calling thread, an LWP, holds the loop."""
+        tracer, profiler = sys.gettrace(), sys.getprofile()
+        if tracer is self._tracer and profiler is self._profiler:
+            return
+        if lwp.handle is not None:
+            if tracer is not lwp.tracers[0]:
+                self._tracer = tracer
+            if profiler is not lwp.tracers[1]:
+                self._profiler = profiler
+        trace, tracer_hook = _choose(tracer, self._tracer, lwp.hooks[0], threading.gettrace)
+        profile, profiler_hook = _choose(profiler, self._profiler, lwp.hooks[1], threading.getprofile)
+        lwp.hooks = tracer_hook, profiler_hook
+        if trace is not tracer:
+            _untrace()
+        # No function of ours is called after that: a debugger may stop in it.
+        if profile is not profiler:
+            sys.setprofile(profile)
+        if trace is not tracer:
+            sys.settrace(trace)
+
+
+def _choose(mine: Any, wanted: Any, known: Any, hook_for_threads: Callable[[], Any]) -> tuple[Any, Any]:
+    """What the calling thread gets, for its tracer or its profiler.
+
+    Args:
+        mine: what it has.
+        wanted: what the loop has.
+        known: the hook that ``mine`` goes back to.
+        hook_for_threads: tells the hook for new threads.
+
+    Returns:
+        What it gets, and the hook that this goes back to.
+    """
+    if mine is wanted:
+        return mine, known
+    hook = None if wanted is None or isinstance(wanted, FunctionType) else hook_for_threads()
+    if hook is None:
+        return wanted, None
+    return (hook if mine is None or known is not hook else mine), hook
+
+
+def _untrace() -> None:
+    """Have the protocol's frames on the calling thread forget the tracer that they were called under.
+
+    One of coverage's that has been stopped takes away whatever tracer there is when it is called again.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if own(frame.f_code):
+            frame.f_trace = None
+        frame = frame.f_back
+
+
+def _stands_in_tracer(lwp: LWP, tracer: Any) -> bool:
+    """Whether the thread of an LWP stands in its tracer, if that is Python code: at the prompt of a debugger."""
+    frame = sys._current_frames().get(lwp.ident)
+    codes: set[CodeType | None] = {_code(tracer)}
+    running: set[CodeType | None] = set()
+    while frame is not None:
+        codes.add(_code(frame.f_trace))
+        running.add(frame.f_code)
+        frame = frame.f_back
+    return bool((codes & running) - {None})
+
+
+def _code(function: Any) -> CodeType | None:
+    if not isinstance(function, FunctionType | MethodType):
+        function = vars(type(function)).get("__call__")
+    code = getattr(function, "__code__", None)  # a method gives its function's
+    return code if isinstance(code, CodeType) else None
+
+
+def _somebody_traces() -> bool:
+    """Whether any thread of the process has a tracer or a profiler; True if nobody knows."""
+    tools = getattr(sys.monitoring, "_all_events", None)
+    return tools is None or any(mask & _SYSTEM for mask in tools().values())
+
+
+def _of_other(lwp: LWP) -> tuple[Any, Any] | None:
+    """The tracer and the profiler of another thread, which does not run; None if they cannot be told."""
+    places = _places()
+    if places is None or not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return None
+    fields = memory.words(lwp.thread_state, _FIELDS)
+    return _object(fields[places[0]]), _object(fields[places[1]])
+
+
+def _object(address: int | None) -> Any:
+    return None if address is None else ctypes.cast(address, ctypes.py_object).value
+
+
+@functools.cache
+def _places() -> tuple[int, int] | None:
+    """Where a thread's state has its tracer and its profiler; None where they are not found."""
+    found = _place(sys.gettrace, sys.settrace), _place(sys.getprofile, sys.setprofile)
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
+
+
+def _place(get: Callable[[], Any], put: Callable[[Any], None]) -> int | None:
+    def probe(*_: object) -> None: ...
+
+    before = get()
+    put(probe)
+    try:
+        return memory.find(memory.thread_state(), _FIELDS, id(probe))
+    finally:
+        put(before)
