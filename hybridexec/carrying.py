@@ -88,6 +88,7 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from . import children
 from .face import Face
 from .lwp import LWP, Bell, LwpState
 from .pool import Pool
@@ -860,6 +861,7 @@ class Carrying:
         self._send(successor)
 
     def _retire(self, lwp: LWP) -> None:
+        lwp.children = children.living()
         with self.mutex:
             if self.state is LoopState.FORKED:
                 return

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import machine, memory
+from . import children, machine, memory
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
@@ -118,6 +118,7 @@ class LWP:
         "bound_tasks",
         "call",
         "carrying",
+        "children",
         "clock",
         "deadline",
         "handle",
@@ -177,6 +178,7 @@ class LWP:
         self.thread_state = 0  # the address of the interpreter's structure for its thread
         self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
         self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
+        self.children: list[int] = []  # processes that its thread has started, and must not end before
         self._bell = Bell()
 
     def __repr__(self) -> str:
@@ -230,6 +232,9 @@ class LWP:
             target(self)
         finally:
             unregister(self)
+        if self.children and self.thread is not None:
+            self.thread.name = self.name.replace("-lwp-", "-parent-")
+            children.await_end(self.children)
 
 
 class _InPoll(asyncio.Handle):

@@ -84,7 +84,7 @@ class Pool:
 
     def retires(self, lwp: LWP) -> None:
         """An LWP is about to end.  The mutex is held."""
-        if lwp.thread is not None:
+        if lwp.thread is not None and not lwp.children:
             self._ending.add(lwp.thread)
 
     def retired(self, lwp: LWP) -> None:

@@ -1,0 +1,51 @@
+"""Children: an LWP whose thread has started processes does not end while one of them lives.
+
+Linux keeps in mind which *thread* has started a process: the signal that a process wants to get when its parent dies
+(``prctl(PR_SET_PDEATHSIG)``, ``setpriv --pdeathsig``, bubblewrap's ``--die-with-parent``) comes when that thread ends.
+On asyncio that is the loop's thread, whose end is that of the process as a rule.  So a spare that retires, or whose
+loop is closed, is no LWP any more, but its thread lingers; nobody waits for it, and it takes no part in anything.
+
+Rejected: to have the home start all processes, as it calls ``signal.signal``.  It may be blocked until one of them
+writes something; and what is forked without ``exec`` has to go on in the step that has forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+
+
+def living() -> list[int]:
+    """The processes that the calling thread has started and that have not ended, each as a file descriptor.
+
+    Where the system does not tell there are none: only on Linux is there something that depends on it.
+    """
+    try:
+        with open("/proc/thread-self/children", "rb") as file:
+            numbers = [int(number) for number in file.read().split()]
+    except OSError:
+        return []
+    found: list[int] = []
+    for number in numbers:
+        with contextlib.suppress(OSError):  # somebody has waited for it meanwhile, or there are no descriptors left
+            found.append(os.pidfd_open(number))
+    ended = _ended(found, 0)
+    return [fd for fd in found if fd not in ended]
+
+
+def await_end(processes: list[int]) -> None:
+    """Wait until processes have ended."""
+    while processes:
+        ended = _ended(processes, None)
+        processes = [fd for fd in processes if fd not in ended]
+
+
+def _ended(processes: list[int], timeout: int | None) -> set[int]:
+    poll = select.poll()
+    for fd in processes:
+        poll.register(fd, select.POLLIN)
+    ended = {fd for fd, _ in poll.poll(timeout)}
+    for fd in ended:
+        os.close(fd)
+    return ended
