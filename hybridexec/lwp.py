@@ -100,6 +100,24 @@ def started(thread: threading.Thread) -> bool:
     return bool(thread._started.wait(START_PATIENCE))  # type: ignore[attr-defined]
 
 
+class _Spare(threading.Thread):
+    """The thread of a spare: a daemon to others, which the end of the program does not wait for.
+
+    To itself it is what the home is: that decides whether a thread that a step starts is a daemon, if nobody says so.
+    """
+
+    lwp: LWP | None = None  # while its thread is settled: CPython asks before and after, and means the thread itself
+
+    @property
+    def daemon(self) -> bool:  # type: ignore[override]
+        """Whether the end of the program does not wait for it; to itself, whether it does not wait for the home."""
+        lwp = self.lwp
+        if lwp is None or self.ident != _thread.get_ident():
+            return self._daemonic  # type: ignore[attr-defined, no-any-return]
+        home = lwp.carrying.home
+        return home is not None and home.thread is not None and home.thread.daemon
+
+
 class LWP:
     """One OS thread that can carry a loop.
 
@@ -205,7 +223,7 @@ class LWP:
         Raises:
             RuntimeError: the system has no more threads to give.
         """
-        self.thread = threading.Thread(target=self._main, args=(target,), name=self.name, daemon=True)
+        self.thread = _Spare(target=self._main, args=(target,), name=self.name, daemon=True)
         self.thread.start()
 
     def adopt(self) -> None:
@@ -228,9 +246,12 @@ class LWP:
     def _main(self, target: Callable[[LWP], None]) -> None:
         self._settle()
         self.hooks = threading.gettrace(), threading.getprofile()  # which the thread has got at its start
+        assert isinstance(self.thread, _Spare)
+        self.thread.lwp = self
         try:
             target(self)
         finally:
+            self.thread.lwp = None
             unregister(self)
         if self.children and self.thread is not None:
             self.thread.name = self.name.replace("-lwp-", "-parent-")
