@@ -12,7 +12,8 @@ LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-a
 ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract engines asyncio_features signals exceptions stopping ending fork modes \
 	cancelling timeouts executor_moving uvicorn torture)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue regions modes preemption tools asyncio_features \
-	cancelling timeouts exceptions engines affinity_sqlalchemy connections tracers children new_threads executor_futures torture)
+	cancelling timeouts exceptions engines affinity_sqlalchemy connections tracers children new_threads \
+	attributes executor_futures torture)
 
 .PHONY: bootstrap demo test test-engine test-version lint types lowest hunt clean
 

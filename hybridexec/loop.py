@@ -381,6 +381,7 @@ class HybridLoop(_Engine):
 
     def follow(self, lwp: LWP) -> None:
         """The LWP has the loop from another one, or may have."""
+        self._reactions.attributes.taken(lwp)
         self._tracers.taken(lwp)
 
     def moves(self) -> None:

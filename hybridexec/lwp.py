@@ -26,6 +26,7 @@ TASK_OF_THREAD = sys.version_info >= (3, 14)
 one of the loop."""
 
 if TYPE_CHECKING:
+    from .attributes import Values
     from .carrying import Carrying
     from .detector.calls import Call
     from .detector.trap import Trap
@@ -132,6 +133,7 @@ class LWP:
         "_bell",
         "affine",
         "alert",
+        "attributes",
         "began",
         "bound_tasks",
         "call",
@@ -196,6 +198,7 @@ class LWP:
         self.thread_state = 0  # the address of the interpreter's structure for its thread
         self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
         self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
+        self.attributes: Values | None = None  # what its thread has got, since a step has asked for it
         self.children: list[int] = []  # processes that its thread has started, and must not end before
         self._bell = Bell()
 

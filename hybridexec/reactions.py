@@ -18,6 +18,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from .attributes import Attributes
 from .connections import Connections
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
@@ -61,6 +62,7 @@ class Reactions:
         self._emitter = emitter
         self.affinity = affinity
         self.connections = Connections()
+        self.attributes = Attributes()
         self._pins: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
         self.longest = 0.0  # the longest block that is over, in seconds
@@ -109,8 +111,10 @@ class Reactions:
         if trap is not None and trap.call is call:
             traps.disarm(trap)
         self.resume(lwp, call)
-        if call.opens and self._carrying.moves:
+        if call.after is Binds.CONNECTION and self._carrying.moves:
             self.connections.opened()
+        elif call.after is Binds.ATTRIBUTES:
+            self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
             raise self._error(call, ", found when it was under way")

@@ -15,7 +15,6 @@ import dis
 import linecache
 import os
 import selectors
-import sqlite3
 import sys
 import threading
 import tokenize
@@ -31,6 +30,8 @@ from .catalogue import Binds, Verdict
 
 MANY = sys.maxsize
 _UNPACKS = dis.opmap["CALL_FUNCTION_EX"]
+
+_AFTER = (Binds.CONNECTION, Binds.ATTRIBUTES)  # what is seen when the call is over
 
 DISABLE = sys.monitoring.DISABLE
 
@@ -71,6 +72,7 @@ class Call:
     """A call that blocks, or may block, and what is known about it."""
 
     __slots__ = (
+        "after",
         "argument",
         "began",
         "brief",
@@ -78,7 +80,6 @@ class Call:
         "foreign",
         "in_poll",
         "name",
-        "opens",
         "outer",
         "reported",
         "site",
@@ -95,7 +96,7 @@ class Call:
         self.reported = False  # an upcall BLOCKED was emitted
         self.brief = False  # it waits for something that is always on its way
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
-        self.opens = False  # it makes a sqlite3 connection
+        self.after: Binds | None = None  # what there is to see to when it is over
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
         self.user_thread: str | None = None
         self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
@@ -173,7 +174,8 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = None
     else:
         if entry.binds is not None:
-            lwp.carrying.reactions.binds(lwp, entry.binds, argument)
+            if entry.binds not in _AFTER:
+                lwp.carrying.reactions.binds(lwp, entry.binds, argument)
             if entry.binds is Binds.GREENLET:
                 return None
         try:
@@ -185,7 +187,8 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = entry.name
     call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
     call.foreign = entry is None or entry.calls_back
-    call.opens = callable is sqlite3.connect
+    if entry is not None and entry.binds in _AFTER:
+        call.after = entry.binds
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None

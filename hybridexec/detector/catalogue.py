@@ -10,6 +10,7 @@ is seen for the first time, so nothing hooks into the import system.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _socket
 import _thread
 import builtins
@@ -40,6 +41,8 @@ class Binds(enum.Enum):
     GREENLET = "greenlet"
     RLOCK = "rlock"
     SQLITE = "sqlite"
+    CONNECTION = "connection"
+    ATTRIBUTES = "attributes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,6 @@ _BUILT_IN: list[tuple[Any, tuple[str, ...], Callable[[Any, int], Verdict]]] = [
 ]
 
 _CALL_BACK: list[tuple[Any, tuple[str, ...]]] = [
-    (sqlite3, ("connect",)),  # a factory; and the cache of statements is functools.lru_cache
     # functions, row and text factories, adapters and converters, trace and progress handlers
     (sqlite3.Connection, ("execute", "executemany", "executescript", "commit", "rollback")),
     (sqlite3.Connection, ("backup", "blobopen", "close")),
@@ -151,6 +153,12 @@ _OF_SQLITE: list[tuple[Any, tuple[str, ...]]] = [
     (sqlite3.Cursor, ("close",)),
 ]
 """Those that do not block: seen for whose the connection is."""
+
+_OF_THREAD: list[tuple[Any, tuple[str, ...]]] = [
+    (os, ("sched_setaffinity", "setpriority", "nice")),
+    (_signal, ("pthread_sigmask",)),
+]
+"""Those that set something that the system keeps for the calling thread."""
 
 _BY_NAME: dict[str, Callable[[Any, int], Verdict]] = {
     "_queue.SimpleQueue.get": _queue,
@@ -200,6 +208,12 @@ class Catalogue:
         for owner, names in _CALL_BACK:
             for name in names:
                 self.add(getattr(owner, name), maybe, Binds.SQLITE, calls_back=True)
+        # It calls back a factory; and the cache of statements is functools.lru_cache.
+        self.add(sqlite3.connect, maybe, Binds.CONNECTION, calls_back=True)
+        for owner, names in _OF_THREAD:
+            for name in names:
+                if hasattr(owner, name):
+                    self.add(getattr(owner, name), maybe, Binds.ATTRIBUTES)
         for owner, names in _OF_SQLITE:
             for name in names:
                 self.add(getattr(owner, name), never, Binds.SQLITE)
