@@ -113,7 +113,8 @@ class Scene:
 def play(block: Callable[[], Any], release: Callable[[], object] = nothing, **options: Any) -> Scene:
     """One task blocks, and the task behind it in the ready queue releases it.
 
-    If only the release can end the block, the scene comes to its end only if the loop has moved meanwhile.
+    If only the release can end the block, the scene comes to its end only if the loop has moved meanwhile.  What the
+    detector has learned about the call in an earlier scene (on a machine that was busy then) is forgotten.
     """
     scene = Scene()
 
@@ -133,7 +134,7 @@ def play(block: Callable[[], Any], release: Callable[[], object] = nothing, **op
 
     async def main() -> None:
         await asyncio.gather(
-            asyncio.create_task(blocker(), name="blocker"),
+            asyncio.create_task(fresh(blocker)(), name="blocker"),
             asyncio.create_task(other(), name="other"),
         )
         scene.stats = running_loop().stats()
