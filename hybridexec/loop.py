@@ -13,6 +13,7 @@ import contextlib
 import functools
 import heapq
 import math
+import operator
 import sys
 import threading
 import types
@@ -24,7 +25,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, tasks
+from . import affinity, detector, engines, forking, home, tasks, thread_locals
 from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
@@ -106,6 +107,7 @@ class HybridLoop(_Engine):
         self._mailbox = home.Mailbox(self._carrying)
         self._nudges = home.Nudges(self._carrying, self.call_later)
         self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
+        self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         detector.attach()
         try:
@@ -128,6 +130,7 @@ class HybridLoop(_Engine):
         try:
             entered.enter_context(home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield))
             detector.sampler.watch(self._carrying)
+            self._settle(lwp)
             self.started(lwp)
             try:
                 self._carrying.carry(lwp)
@@ -365,21 +368,37 @@ class HybridLoop(_Engine):
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop."""
         self._thread_id = lwp.ident
+        if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
+            lwp.wardrobe.wear(self._values)
         detector.sampler.look()
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
         if _current_tasks is not None:
             lwp.task = _current_tasks.pop(self, None)
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.left(self._values)
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""
         if _current_tasks is not None and lwp.task is not None:
             _current_tasks[self] = lwp.task
             lwp.task = None
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.join()
+            lwp.wardrobe.returned(self._values)
+            if self._carrying.home is None:  # it drains, and the thread that was its home may run another loop
+                lwp.wardrobe.part()
+                events._set_running_loop(self)
         if self._deferred:
             self._ready.extendleft(reversed(self._deferred))
             self._deferred.clear()
+
+    def _settle(self, home: LWP) -> None:
+        """The calling thread is the home, and its thread-locals are the loop's."""
+        values = thread_locals.of_this_thread()
+        if values is None or self._values is None or any(map(operator.is_not, values, self._values)):
+            self._values = values
 
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""

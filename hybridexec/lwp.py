@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import machine
+from .thread_locals import Wardrobe
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
@@ -140,6 +141,7 @@ class LWP:
         "thread",
         "tracking",
         "trap",
+        "wardrobe",
     )
 
     def __init__(self, carrying: Carrying, name: str) -> None:
@@ -171,6 +173,7 @@ class LWP:
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.owned: list[Any] = []  # RLocks its current step has acquired
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
+        self.wardrobe = Wardrobe()  # whose thread-locals it sees
         self._bell = Bell()
 
     def __repr__(self) -> str:
@@ -221,6 +224,7 @@ class LWP:
         try:
             target(self)
         finally:
+            self.wardrobe.take_off()
             unregister(self)
 
 

@@ -14,6 +14,7 @@ from .detector import tool
 from .detector.calls import Call, site_of
 from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
 from .lwp import LWP, TASK_OF_THREAD, Region, current
+from .thread_locals import IN_DICTIONARY
 from .upcalls import Detection, logger
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class blocking:
         if away:
             if TASK_OF_THREAD:
                 entry.task = _swap_current_task(loop, None)
+            if IN_DICTIONARY:
+                lwp.wardrobe.part()
             events._set_running_loop(None)
         return self
 
@@ -127,7 +130,7 @@ class pinned:
 class bound:
     """A context manager that binds the task to the LWP it is on: every step inside is taken on that OS thread.
 
-    For what belongs to a thread: thread-locals, libraries with a context per thread.  Around the whole body of a
+    For what belongs to a thread: libraries with a context per thread.  Around the whole body of a
     task's coroutine it binds the task for life.  While that LWP is blocked, the task waits, as on asyncio; everybody
     else goes on.  Solaris called such a thread *bound* (``PTHREAD_SCOPE_SYSTEM``); Go has ``runtime.LockOSThread``.
     Outside of a task of a hybridexec loop it does nothing.
