@@ -82,13 +82,13 @@ import asyncio
 import collections
 import enum
 import math
-import threading
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
 from .face import Face
+from .identity import os_ident, os_thread
 from .lwp import LWP, Bell, LwpState
 from .pool import Pool
 
@@ -191,14 +191,14 @@ class Carrying:
         Raises:
             RuntimeError: the process was forked, and the loop's LWPs are in the parent.
         """
-        ident = _thread.get_ident()
+        ident = os_ident()
         with self.mutex:
             if self.state is LoopState.FORKED:
                 raise RuntimeError(FORKED_ADVICE)
             # A home that comes back is the same LWP: user threads may be bound to it.
             home = self._former
             if home is None or home.ident != ident:
-                home = self._former = LWP(self, threading.current_thread().name)
+                home = self._former = LWP(self, os_thread().name)
             home.adopt()
             home.interrupt = home.handle = None
             home.alert = home.moved = False
@@ -811,7 +811,7 @@ class Carrying:
         if len(self.lwps) >= self._max_lwps:
             return None
         lwp = self._pool.new()
-        self._starting[lwp] = _thread.get_ident()
+        self._starting[lwp] = os_ident()
         return lwp
 
     # ---------------------------------------------------------------- what is done without the mutex

@@ -13,9 +13,7 @@ import contextlib
 import functools
 import heapq
 import math
-import operator
 import sys
-import threading
 import types
 from asyncio import Handle, constants, events
 from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
@@ -30,6 +28,7 @@ from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
 from .engines.handles import Step
+from .identity import get_ident, os_ident
 from .lwp import LWP, Region, current
 from .reactions import Reactions
 from .stats import Stats
@@ -45,8 +44,6 @@ else:
 _MIN_CANCELLED_TIMERS = 30
 _CANCELLED_FRACTION = 0.25
 _MAX_TIMEOUT = 24 * 3600.0
-
-_get_ident = threading.get_ident
 
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
 # the thread, and stays with it.
@@ -156,7 +153,7 @@ class HybridLoop(_Engine):
         Raises:
             RuntimeError: the loop is running, or it is closed by a step of its own, which it would wait for.
         """
-        lwp = current.get(_get_ident())
+        lwp = current.get(os_ident())
         while lwp is not None and lwp.carrying is not self._carrying:
             lwp = lwp.outer
         if self.is_running() or lwp is not None:
@@ -177,7 +174,7 @@ class HybridLoop(_Engine):
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""
         super().stop()
-        if self._carrying.holder_ident != _get_ident():
+        if self._carrying.holder_ident != os_ident():
             self._write_to_self()
 
     def stats(self) -> Stats:
@@ -212,7 +209,7 @@ class HybridLoop(_Engine):
         """Set debug mode."""
         self._debug = enabled
         lwp = self._carrying.holder
-        if lwp is not None and lwp.ident == _get_ident():
+        if lwp is not None and lwp.ident == os_ident():
             self._track(lwp, enabled)  # the others do so when they carry the loop the next time
 
     def forked(self) -> None:
@@ -367,9 +364,10 @@ class HybridLoop(_Engine):
 
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop."""
-        self._thread_id = lwp.ident
+        self._thread_id = lwp.identity
         if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
             lwp.wardrobe.wear(self._values)
+            self._thread_id = lwp.identity = get_ident()
         detector.sampler.look()
 
     def left(self, lwp: LWP) -> None:
@@ -397,8 +395,9 @@ class HybridLoop(_Engine):
     def _settle(self, home: LWP) -> None:
         """The calling thread is the home, and its thread-locals are the loop's."""
         values = thread_locals.of_this_thread()
-        if values is None or self._values is None or any(map(operator.is_not, values, self._values)):
+        if values is None or self._values is None or not values.are(self._values):
             self._values = values
+        self._thread_id = home.identity = get_ident()
 
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
@@ -486,16 +485,20 @@ class HybridLoop(_Engine):
             context["source_traceback"] = handle._source_traceback
         self.call_exception_handler(context)
 
-    def _run_debug(self, handle: asyncio.Handle) -> None:
+    def _run_debug(self, handle: Any) -> None:
+        plain: Any = Handle
+        started = self.time()
+        self._current_handle = handle
         try:
-            self._current_handle = handle
-            started = self.time()
-            handle._run()
+            if handle.__class__ is plain:
+                handle._context.run(handle._callback, *handle._args)
+            else:
+                handle._run()
+        finally:
+            self._current_handle = None
             lasted = self.time() - started
             if lasted >= self.slow_callback_duration:
                 asyncio_logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)
-        finally:
-            self._current_handle = None
             del handle  # a traceback may keep this frame
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import machine
+from .identity import os_ident, os_thread
 from .thread_locals import Wardrobe
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
@@ -106,7 +107,7 @@ class LWP:
 
     Attributes:
         name: the name of the thread.
-        ident: the identity of the thread (``threading.get_ident()``).
+        ident: the identity of the OS thread.
         state: what it does now.
         handle: the callback that its current step runs; None outside of a step.
     """
@@ -123,6 +124,7 @@ class LWP:
         "deadline",
         "handle",
         "ident",
+        "identity",
         "interrupt",
         "kept",
         "launched",
@@ -148,6 +150,7 @@ class LWP:
         self.carrying = carrying
         self.name = name
         self.ident = 0
+        self.identity = 0  # what threading.get_ident() says there: the home's, once it carries the loop
         self.native = 0  # what the system calls its thread
         self.clock: int | None = None  # of its thread's processor time
         self.launched = False  # its thread exists, or is being started
@@ -205,7 +208,7 @@ class LWP:
 
     def adopt(self) -> None:
         """Make the calling thread this LWP's thread."""
-        self.thread = threading.current_thread()
+        self.thread = os_thread()
         self._settle()
 
     def release(self) -> None:
@@ -214,7 +217,7 @@ class LWP:
 
     def _settle(self) -> None:
         self.launched = True
-        self.ident = _thread.get_ident()
+        self.ident = self.identity = os_ident()
         self.native = threading.get_native_id()
         self.clock = machine.own_clock()
         register(self)

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import weakref
-from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType, FrameType
@@ -23,6 +22,7 @@ from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
 from .detector.trap import Trap
 from .errors import BlockingCallError
+from .identity import os_ident
 from .lwp import IN_POLL, LWP, TASK_OF_THREAD, LwpState, Region
 from .upcalls import Detection, Emitter, Upcall, UpcallKind
 
@@ -439,7 +439,7 @@ class Reactions:
         """The name of the user thread that an LWP runs.  An eager one begins inside of another's step: what asyncio
         says comes first, where it can be asked."""
         task = lwp.task
-        if task is None and (lwp.ident == get_ident() or (not TASK_OF_THREAD and lwp is self._carrying.holder)):
+        if task is None and (lwp.ident == os_ident() or (not TASK_OF_THREAD and lwp is self._carrying.holder)):
             task = asyncio.current_task(self.loop)
         task = task or task_of(lwp)
         if task is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from _thread import get_ident
 from asyncio import events
 from collections.abc import Callable
 from types import TracebackType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .detector import tool
 from .detector.calls import Call, site_of
 from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
+from .identity import os_ident
 from .lwp import LWP, TASK_OF_THREAD, Region, current
 from .thread_locals import IN_DICTIONARY
 from .upcalls import Detection, logger
@@ -25,7 +25,7 @@ _swap_current_task: Callable[[Any, Any], Any] = getattr(asyncio.tasks, "_swap_cu
 
 def current_lwp() -> LWP | None:
     """The LWP that runs the calling code; None on a thread that carries no hybridexec loop.  Any thread may ask."""
-    return current.get(get_ident())
+    return current.get(os_ident())
 
 
 class blocking:

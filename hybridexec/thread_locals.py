@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import operator
 import sys
 import threading
-from _thread import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import memory
+from . import identity, memory
 from .upcalls import logger
 
 IN_DICTIONARY = sys.version_info < (3, 13)
@@ -38,8 +38,22 @@ _WORDS = 120
 _RUNNING_LOOP = "__asyncio_running_event_loop__"
 _ERRNO = "ctypes.error_object"
 
-Values = tuple[Any, ...]
-"""What the words refer to: what stands for a thread in every ``threading.local``."""
+
+class Values(NamedTuple):
+    """What stands for a thread.
+
+    Attributes:
+        ident: its identity.
+        objects: what the words refer to.
+    """
+
+    ident: int
+    objects: tuple[Any, ...]
+
+    def are(self, others: Values) -> bool:
+        """Whether they are the same ones."""
+        return self.ident == others.ident and all(map(operator.is_, self.objects, others.objects))
+
 
 _probe = threading.local()
 
@@ -71,15 +85,16 @@ class _Words:
 
     def get(self) -> Values:
         """The calling thread's."""
-        _probe.thread = get_ident()  # without any value there would be nothing to refer to
+        _probe.thread = identity.os_ident()  # without any value there would be nothing to refer to
         state = self._state()
         addresses = [state[place] or 0 for place in self._places or ()]
-        return tuple(ctypes.cast(address, ctypes.py_object).value for address in addresses)
+        objects = tuple(ctypes.cast(address, ctypes.py_object).value for address in addresses)
+        return Values(identity.get_ident(), objects)
 
     def put(self, values: Values) -> None:
         """Set the calling thread's."""
         state = self._state()
-        for place, value in zip(self._places or (), values, strict=True):
+        for place, value in zip(self._places or (), values.objects, strict=True):
             before = state[place]
             _api.Py_IncRef(id(value))
             state[place] = id(value)
@@ -118,7 +133,7 @@ class _Words:
         thread = threading.Thread(target=wear, name="hybridexec-thread-locals", daemon=True)
         thread.start()
         thread.join()
-        return seen == [get_ident(), thread.ident]
+        return seen == [identity.os_ident(), thread.ident]
 
 
 _words = _Words()
@@ -150,12 +165,14 @@ class Wardrobe:
         if values is not None:
             self._own = _words.get()
             _words.put(values)
+            identity.show(values.ident)
             self.worn = values
 
     def take_off(self) -> None:
         """Have the thread's own values again."""
         own, self._own, self.worn = self._own, None, None
         if own is not None:
+            identity.hide()
             _words.put(own)
 
     # ---------------------------------------------------------------- before 3.13
@@ -163,27 +180,28 @@ class Wardrobe:
     def part(self) -> None:
         """Wear a copy, without what is the thread's."""
         if _words.usable():
-            self._shared = _words.get()
-            _words.put(({key: value for key, value in self._shared[0].items() if key not in (_RUNNING_LOOP, _ERRNO)},))
+            shared = self._shared = _words.get()
+            known = {key: value for key, value in shared.objects[0].items() if key not in (_RUNNING_LOOP, _ERRNO)}
+            _words.put(Values(shared.ident, (known,)))
 
     def join(self) -> None:
         """Wear again what it has parted from, if it has."""
         shared, self._shared = self._shared, None
         if shared is not None:
-            for key, value in _words.get()[0].items():
+            for key, value in _words.get().objects[0].items():
                 if key not in (_RUNNING_LOOP, _ERRNO):
-                    shared[0].setdefault(key, value)
+                    shared.objects[0].setdefault(key, value)
             _words.put(shared)
 
     def left(self, values: Values | None) -> None:
         """The LWP's step is without the loop.  Any thread, under the protocol's mutex."""
         if values is not None:
-            self._errno = values[0].pop(_ERRNO, None)
+            self._errno = values.objects[0].pop(_ERRNO, None)
 
     def returned(self, values: Values | None) -> None:
         """The LWP's step has the loop again."""
         errno, self._errno = self._errno, None
         if values is not None:
-            values[0].pop(_ERRNO, None)
+            values.objects[0].pop(_ERRNO, None)
             if errno is not None:
-                values[0][_ERRNO] = errno
+                values.objects[0][_ERRNO] = errno

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -56,8 +57,14 @@ def running_loop() -> HybridLoop:
 
 
 def holds(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the calling thread is the one that the loop is carried by: asyncio's own note of it."""
-    return bool(getattr(loop, "_thread_id") == threading.get_ident())  # noqa: B009
+    """Whether the calling thread is the one that the loop is carried by."""
+    holder = getattr(loop, "_carrying").holder  # noqa: B009
+    return holder is not None and holder.ident == _thread.get_ident()
+
+
+def thread_name() -> str:
+    """The name of the calling OS thread."""
+    return next(thread.name for thread in threading.enumerate() if thread.ident == _thread.get_ident())
 
 
 def fresh[F: Callable[..., Any]](function: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import contextlib
@@ -32,7 +33,7 @@ type Where = Callable[..., Any]
 
 def at_home() -> bool:
     """Whether the calling code runs on the home."""
-    return threading.current_thread() is threading.main_thread()
+    return _thread.get_ident() == threading.main_thread().ident
 
 
 async def on_a_spare(body: Body) -> Any:
@@ -142,8 +143,8 @@ def test_many_subprocesses_at_once(run: Where) -> None:
 def test_executors(run: Where) -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()
-        me = threading.get_ident()
-        assert await loop.run_in_executor(None, threading.get_ident) != me
+        me = _thread.get_ident()
+        assert await loop.run_in_executor(None, _thread.get_ident) != me
         assert await asyncio.to_thread(pow, 2, 5) == 32
         with concurrent.futures.ThreadPoolExecutor(2) as executor:
             assert await loop.run_in_executor(executor, functools.partial(int, "ff", base=16)) == 255

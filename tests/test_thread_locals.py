@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextvars
 import ctypes
@@ -14,6 +15,7 @@ import weakref
 from typing import Any
 
 import pytest
+from asgiref.local import Local
 from helpers import lwps, pipe, running_loop
 from steps import Block, Step, declared, discovered, explicit, on_a_spare
 
@@ -395,3 +397,126 @@ def test_a_forked_child_has_the_values_too() -> None:
     with pipe() as (reader, writer):
         hybridexec.run(main())
     assert status == [3]
+
+
+# ---------------------------------------------------------------- who the thread is
+
+
+@BLOCKS
+def test_to_the_code_of_a_loop_its_home_is_the_current_thread(block: Block) -> None:
+    seen = []
+    threads = set()
+    daemons = []
+
+    def look() -> None:
+        threads.add(os_thread())
+        seen.append((threading.get_ident(), threading.current_thread()))
+        daemons.append(threading.Thread(target=print).daemon)
+
+    async def blocks() -> None:
+        look()
+        block(reader)
+        look()
+
+    async def releases() -> None:
+        look()
+        assert await asyncio.to_thread(threading.get_ident) not in (threading.get_ident(), _thread.get_ident())
+        os.write(writer, b"x")
+
+    async def main() -> None:
+        await asyncio.gather(blocks(), releases())
+
+    with pipe() as (reader, writer):
+        hybridexec.run(main(), debug=True)
+    assert seen == [(_thread.get_ident(), threading.main_thread())] * 3
+    assert len(threads) == 2
+    assert daemons == [False] * 3
+
+
+def test_asyncio_debug_mode_takes_every_carrier_for_the_right_thread_and_no_other() -> None:
+    loop = hybridexec.new_event_loop()
+    refused = []
+
+    def elsewhere() -> None:
+        try:
+            loop.call_soon(print)
+        except RuntimeError as exc:
+            refused.append(str(exc))
+
+    async def blocks() -> None:
+        os.read(reader, 1)
+        loop.call_soon(str)
+
+    async def releases() -> None:
+        loop.call_soon(str)
+        await asyncio.to_thread(elsewhere)
+        os.write(writer, b"x")
+
+    async def main() -> None:
+        await asyncio.gather(blocks(), releases())
+
+    loop.set_debug(True)
+    with pipe() as (reader, writer):
+        loop.run_until_complete(main())
+        loop.close()
+    assert len(refused) == 1
+    assert "Non-thread-safe operation" in refused[0]
+
+
+def test_an_await_in_a_region_in_debug_mode_ends_the_region() -> None:
+    told: list[dict[str, Any]] = []
+
+    async def awaits() -> int:
+        with hybridexec.blocking():
+            await asyncio.sleep(0)
+        return 5
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        assert await asyncio.create_task(awaits()) == 5
+
+    hybridexec.run(main(), debug=True)
+    assert [context["message"] for context in told] == ["an await inside of hybridexec.blocking() has ended it"]
+
+
+def test_a_loop_in_a_region_on_a_spare_is_not_taken_for_one_of_the_main_thread() -> None:
+    async def inner() -> None:
+        await asyncio.sleep(0)
+        await asyncio.to_thread(str)
+
+    async def blocks() -> None:
+        os.read(reader, 1)
+
+    async def nests() -> None:
+        assert threading.current_thread() is threading.main_thread()
+        with hybridexec.blocking():
+            hybridexec.run(inner())
+        os.write(writer, b"x")
+
+    async def main() -> None:
+        await asyncio.gather(blocks(), nests())
+
+    with pipe() as (reader, writer):
+        hybridexec.run(main())
+
+
+def test_asgirefs_local_finds_its_values() -> None:
+    local = Local()
+    critical = Local(thread_critical=True)
+
+    async def blocks() -> None:
+        local.value = critical.value = "home's"
+        os.read(reader, 1)
+        assert (local.value, critical.value) == ("home's", "home's")
+
+    async def releases() -> None:
+        local.value = critical.value = "spare's"
+        os.write(writer, b"x")
+        await asyncio.sleep(0)
+        assert (local.value, critical.value) == ("spare's", "spare's")
+
+    async def main() -> None:
+        await asyncio.gather(asyncio.create_task(blocks()), asyncio.create_task(releases()))
+
+    with pipe() as (reader, writer):
+        hybridexec.run(main())

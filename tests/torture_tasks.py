@@ -5,6 +5,7 @@ None of it can end in a deadlock that asyncio's rules allow: nobody blocks on wh
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -164,13 +165,13 @@ class Worker:
                 lock.release()
 
     async def stays(self) -> None:
-        ident = threading.get_ident()
+        ident = _thread.get_ident()
         for _ in range(self.rng.randrange(1, 4)):
             with self.point:
                 await asyncio.sleep(self.short())
             with self.point:
                 self.block()
-            if threading.get_ident() != ident:
+            if _thread.get_ident() != ident:
                 raise Broken(f"{self.name} is bound, and has moved")
 
     async def uses_a_thread(self) -> None:

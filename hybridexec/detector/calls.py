@@ -18,11 +18,11 @@ import selectors
 import sys
 import threading
 import tokenize
-from _thread import get_ident
 from time import monotonic
 from types import CodeType, FrameType
 from typing import Any
 
+from ..identity import os_ident
 from ..lwp import current
 from ..upcalls import CallSite, Detection
 from . import catalogue
@@ -158,7 +158,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
             if entry is None:
                 return DISABLE
         site = site_of(code, offset)
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is None or lwp.region or lwp.handle is None:
         return None  # not a step's call
     if lwp.carrying.inside():
@@ -200,7 +200,7 @@ def _begins_thread(frame: FrameType) -> bool:
 
 def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RETURN: a C call is over."""
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         call = lwp.call
         if call is not None and call.site.code is code and call.site.offset == offset:
@@ -209,7 +209,7 @@ def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
 
 def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RAISE: a C call has raised."""
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         call = lwp.call
         if call is not None and call.site.code is code and call.site.offset == offset:

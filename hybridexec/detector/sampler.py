@@ -23,6 +23,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
+from ..identity import os_thread
 from ..lwp import IN_POLL, LWP, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
@@ -170,7 +171,7 @@ class Sampler:
     def _run(self, sleep: _Sleep) -> None:
         idle = 0
         loops: list[tuple[Carrying, _Look]] = []
-        me = threading.current_thread()
+        me = os_thread()
         self._waited = own_wait()
         while True:
             late = 0.0

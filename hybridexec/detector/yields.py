@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dis
 import sys
-from _thread import get_ident
 from types import CodeType
 from typing import Any
 
+from ..identity import os_ident
 from ..lwp import current
 
 _BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)
@@ -25,7 +25,7 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
     """PY_YIELD: a coroutine or a generator is suspended."""
     if _BEFORE_WITH not in code.co_code[::2]:
         return sys.monitoring.DISABLE
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         lwp.suspended = lwp.affine = lwp.alert = True
     return None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from _thread import get_ident
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ..base import Engine
+from ..identity import os_ident
 from ..polling import poll_of
 from .handles import Step
 
@@ -46,7 +46,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
             handle = Step(callback, args, self, context)
             self._ready.append(handle)
         ident = self._carrying.holder_ident
-        if ident is not None and ident != get_ident():
+        if ident is not None and ident != os_ident():
             # A signal handler, or a step that is without the loop: whoever polls has to look.
             self._write_to_self()
         return handle

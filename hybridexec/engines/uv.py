@@ -36,7 +36,6 @@ import signal
 import socket
 import threading
 import time
-from _thread import get_ident
 from asyncio import events, unix_events
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
@@ -48,6 +47,7 @@ from typing import TYPE_CHECKING, Any
 from uvloop.loop import Loop
 
 from ..base import Engine
+from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from ..shield import Shield
 from .handles import FdHandle, Step, Timer
@@ -172,7 +172,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def _write_to_self(self) -> None:
         """End the poll.  Any thread, and signal handlers."""
-        if self._poll_ident == get_ident():
+        if self._poll_ident == os_ident():
             self._end()
         else:
             _SelectorBase._write_to_self(self)
@@ -297,7 +297,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         try:
             _Base.call_exception_handler(self, context)
         except BaseException as exc:
-            if self._poll_ident != get_ident():
+            if self._poll_ident != os_ident():
                 raise
             self._raised = exc
             self._end()
