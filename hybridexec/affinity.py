@@ -80,7 +80,7 @@ class Affinity:
                 self.bind(lwp, task, argument, lambda: not argument.dead)
         elif isinstance(argument, rlocks.RLOCK):
             if binds is not Binds.RLOCK_SAVED:
-                self.rlocks.noticed(lwp, argument, task_of(lwp))
+                self.rlocks.noticed(lwp, argument, task_of(lwp) if self.rlocks.held else None)
             if binds is not Binds.RLOCK and not rlocks.FOLLOW:
                 self._rebind(lwp, argument, saved=binds is Binds.RLOCK_SAVED)
 
