@@ -859,6 +859,7 @@ class Carrying:
                 self._waking = None
             self.lwps.discard(lwp)
             self._pool.retires(lwp)
+            self._face.retires(lwp)
             lwp.state = LwpState.RETIRED
             successor = self._successor() if self._claimable() else None
         self._send(successor)

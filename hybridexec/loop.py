@@ -23,7 +23,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, tasks, thread_locals
+from . import affinity, detector, engines, forking, home, rlocks, tasks, thread_locals
 from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
@@ -98,6 +98,7 @@ class HybridLoop(_Engine):
             idle_timeout=self.config.lwp_idle_timeout,
         )
         self._affinity = affinity.Affinity(self._carrying)
+        self._rlocks = self._affinity.rlocks
         self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
         self._carrying.reactions = self._reactions
         self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
@@ -162,6 +163,7 @@ class HybridLoop(_Engine):
             return
         detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
         self._carrying.close()
+        self._rlocks.follow(os_ident())
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile
         self._stopping = False
@@ -215,6 +217,7 @@ class HybridLoop(_Engine):
     def forked(self) -> None:
         """This process is a child of the one that the loop's LWPs live in."""
         self._carrying.forked()
+        self._rlocks.forked()
         self._thread_id = None
         if not self._closed:
             self.abandon()
@@ -368,6 +371,9 @@ class HybridLoop(_Engine):
         if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
             lwp.wardrobe.wear(self._values)
             self._thread_id = lwp.identity = get_ident()
+        if self._rlocks.held:
+            self._rlocks.follow(lwp.ident)
+            lwp.affine = lwp.alert = True
         detector.sampler.look()
 
     def left(self, lwp: LWP) -> None:
@@ -376,6 +382,12 @@ class HybridLoop(_Engine):
             lwp.task = _current_tasks.pop(self, None)
         if thread_locals.IN_DICTIONARY:
             lwp.wardrobe.left(self._values)
+        if self._rlocks.held:
+            self._rlocks.follow(rlocks.NOBODY)
+
+    def retires(self, lwp: LWP) -> None:
+        """The LWP is about to end."""
+        self._rlocks.retires(lwp.ident)
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""

@@ -172,9 +172,9 @@ class LWP:
         self.affine = False  # the end of its step has to be looked at, for what is bound
         self.moved = False  # the loop has left its step
         self.alert = False  # the end of its step has to be looked at, for whatever reason
-        self.suspended = False  # its step has suspended code that is in a with statement, maybe
+        self.suspended: list[asyncio.Task[Any] | None] = []  # whose code its step has suspended in a with
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
-        self.owned: list[Any] = []  # RLocks its current step has acquired
+        self.owned: list[Any] = []  # RLocks its current step has acquired, maybe
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
         self.wardrobe = Wardrobe()  # whose thread-locals it sees
         self._bell = Bell()

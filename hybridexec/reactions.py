@@ -17,6 +17,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from . import rlocks
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
@@ -102,6 +103,8 @@ class Reactions:
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
         """A declared call is over."""
+        if call.restores and not raised:
+            rlocks.restored(lwp, call.argument)
         lwp.call = call.outer
         trap = lwp.trap
         if trap is not None and trap.call is call:
@@ -127,6 +130,7 @@ class Reactions:
                 self._blocked(lwp, call)
                 return False
             lwp.region = Region.AWAY
+            self.affinity.rlocks.take_along(lwp, task_of(lwp))
             self._leave(lwp, call)
         except BaseException:
             lwp.region = None

@@ -120,8 +120,8 @@ def test_upcalls_name_the_user_thread(engine: str) -> None:
 
 @every_engine
 @pytest.mark.parametrize("where", ["first step", "second step"])
-def test_an_rlock_held_across_an_await_binds(engine: str, where: str) -> None:
-    """Its owner is a thread: so the user thread goes on there, though the loop has gone elsewhere meanwhile."""
+def test_an_rlock_held_across_an_await_follows_the_loop(engine: str, where: str) -> None:
+    """Its owner is a thread: so it is whichever carries the loop, that has gone elsewhere meanwhile."""
     lock = threading.RLock()
 
     async def holds_it(ends: tuple[int, int], resumed: asyncio.Event) -> None:

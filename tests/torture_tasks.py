@@ -153,14 +153,18 @@ class Worker:
             await self.stays()
 
     async def owns_an_rlock(self) -> None:
-        lock = self.rng.choice(self.shared.rlocks)
-        if getattr(lock, "_is_owned")():  # noqa: B009
-            return  # by another task of this LWP, which would bind this one beyond its release
+        lock: Any = self.rng.choice(self.shared.rlocks)
         with self.point:
             got = lock.acquire(timeout=0.005)
         if got:
             try:
-                await self.stays()
+                for _ in range(self.rng.randrange(1, 4)):
+                    with self.point:
+                        await asyncio.sleep(self.short())
+                    with self.point:
+                        self.block()
+                    if not lock._is_owned():
+                        raise Broken(f"the RLock of {self.name} has not followed the loop")
             finally:
                 lock.release()
 

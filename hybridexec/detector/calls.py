@@ -11,6 +11,7 @@ call, and only marked after a fast one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dis
 import linecache
 import os
@@ -19,7 +20,7 @@ import sys
 import threading
 import tokenize
 from time import monotonic
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from ..identity import os_ident
@@ -40,6 +41,7 @@ _CALLING = os.path.join(_OWN, "executor", "calling.py")  # where a program's cal
 _EXCLUDED = _ASYNCIO, _OWN, *_SOURCES
 _SELECTORS = selectors.__file__  # the loop itself polls there; a program's own polls there are left to the sampler
 _WAIT = threading.Condition.wait.__code__
+_ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
 _SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
 
 
@@ -79,6 +81,7 @@ class Call:
         "name",
         "outer",
         "reported",
+        "restores",
         "site",
         "stays",
         "user_thread",
@@ -94,6 +97,7 @@ class Call:
         self.brief = False  # it waits for something that is always on its way
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
+        self.restores = False  # it gives an RLock back to who owned it before
         self.user_thread: str | None = None
         self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
         self.outer: Call | None = None  # the call whose C code has called back into Python
@@ -153,6 +157,8 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         if excluded(code) or code.co_filename == _SELECTORS:
             return DISABLE
         if entry is None:
+            if code is _ENTER_CONTEXT or _lets_go(callable):
+                return None  # the next callee here may be an RLock's
             known.resolve()
             entry = known.get(callable)
             if entry is None:
@@ -182,9 +188,16 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = entry.name
     call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
     call.foreign = entry is None or entry.calls_back
+    call.restores = entry is not None and entry.binds is Binds.RLOCK_RESTORED
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None
+
+
+def _lets_go(callable: Any) -> bool:
+    """Whether a callable is what a ``Condition`` calls of a lock: where it does, that may be an RLock another time."""
+    function = callable.__func__ if type(callable) is MethodType else callable
+    return type(function) is FunctionType and function.__name__ in ("_release_save", "_acquire_restore")
 
 
 def _begins_thread(frame: FrameType) -> bool:

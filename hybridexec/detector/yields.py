@@ -2,11 +2,12 @@
 
 Before 3.14 entering a ``with`` statement is no event, so an ``RLock`` that is taken by one and held across an ``await``
 goes unseen.  But suspending is an event (PY_YIELD), and code without a ``with`` statement answers ``DISABLE`` to it the
-first time; for the rest it is noted that the end of the step has to be looked at (``affinity.py``).
+first time; for the rest it is noted that the end of the step has to be looked at, and whose code it is (``rlocks.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import sys
 from types import CodeType
@@ -27,5 +28,6 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
         return sys.monitoring.DISABLE
     lwp = current.get(os_ident())
     if lwp is not None:
-        lwp.suspended = lwp.affine = lwp.alert = True
+        lwp.suspended.append(asyncio.current_task(lwp.carrying.reactions.loop))
+        lwp.affine = lwp.alert = True
     return None

@@ -209,9 +209,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """Something in the poll was of the kind that a step is looked at for: none of it concerns the next step."""
         if lwp.trap is not None or lwp.call is not None:
             self._carrying.reactions.step_over(lwp)
-        lwp.owned = []
-        lwp.suspended = False
-        lwp.affine = lwp.alert = bool(lwp.bound_tasks)
+        self._carrying.reactions.affinity.after_step(lwp)
 
     # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
 
