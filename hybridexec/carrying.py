@@ -78,7 +78,6 @@ while a thread is on its way.  Rejected: a pool shared by loops; nothing is gain
 from __future__ import annotations
 
 import _thread
-import asyncio
 import collections
 import enum
 import math
@@ -93,6 +92,8 @@ from .lwp import LWP, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .reactions import Reactions
 
 RETURN_BOUND = 0.005
@@ -327,7 +328,8 @@ class Carrying:
         if home is not None and home is not lwp and home.state in _WAITING:
             if self._face.stopping() or home.interrupt is not None:
                 return home  # it has to stop the loop, or to raise
-            if home.state is LwpState.PARKED and now - home.since >= HOME_BOUND:
+            # Counted from when the loop left it: it may have polled since, or been woken in vain.
+            if home.state is LwpState.PARKED and now - self._away_since >= HOME_BOUND:
                 return home
         if self.returning and now - self.returning[0].since >= RETURN_BOUND:
             return self.returning[0]
