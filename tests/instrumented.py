@@ -1,7 +1,7 @@
 """Instrumented: the protocol's own source, run on the machine of ``exploring.py``.
 
 ``hybridexec/lwp.py``, ``pool.py`` and ``carrying.py`` are compiled from the files that ship, into modules of their own
-whose ``_thread``, ``threading`` and clock are the machine's; nothing of the installed package changes.  On the way each
+whose ``_thread``, ``threading``, identities and clock are the machine's; nothing of the installed package changes.  On the way each
 access to an attribute that threads share becomes a point, ``x.state`` reading as ``(point() or x.state)``: that is how
 races on what is read without the lock are found.  A *mutation* replaces a piece of the source, which has to be there
 once: a checker that does not find it would find nothing else either.
@@ -128,11 +128,11 @@ class Protocol:
             "_thread": types.SimpleNamespace(
                 RLock=lambda: RLock(self._machine),
                 allocate_lock=lambda: Lock(self._machine),
-                get_ident=lambda: self._machine.current.ident,
             ),
+            "os_ident": lambda: self._machine.current.ident,
+            "os_thread": lambda: self._machine.current,
             "threading": types.SimpleNamespace(
                 Thread=lambda **arguments: self._machine.thread(**arguments),
-                current_thread=lambda: self._machine.current,
                 get_native_id=lambda: self._machine.current.ident,
             ),
             "monotonic": lambda: self._machine.time,

@@ -381,6 +381,9 @@ class Loop:
     def returned(self, lwp: Any) -> None:
         pass
 
+    def retires(self, lwp: Any) -> None:
+        pass
+
     def started(self, lwp: Any) -> None:
         pass
 
