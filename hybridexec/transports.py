@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
@@ -49,9 +48,9 @@ class Conversations:
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop.  Called under the mutex."""
-        members = frozenset(map(id, _members(lwp.handle)))
+        members = _members(lwp.handle)
         if members:
-            self._away[lwp] = members
+            self._away[lwp] = frozenset(map(id, members))
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again.  Called under the mutex."""
@@ -61,7 +60,7 @@ class Conversations:
         """Whether a step belongs to a conversation that waits.  The holder asks."""
         if not self._away:
             return False
-        members = [id(member) for member in _members(handle)]
+        members = list(map(id, _members(handle)))
         return any(not away.isdisjoint(members) for away in self._away.values())
 
 
@@ -71,29 +70,28 @@ def told(waiter: asyncio.Future[None], transport: asyncio.BaseTransport) -> None
         waiter.set_result(None)
 
 
-def _members(handle: Any) -> Iterator[Any]:
+def _members(handle: Any) -> tuple[Any, ...]:
     """Who takes part in the conversation that a step belongs to; nobody if it belongs to none.
 
     It is asked under the mutex, and by the sampler: no code of the program runs here.
     """
     callback: Any = getattr(handle, "_callback", None)
     kind: type = type(callback)
+    owner = None
     if handle.__class__ is FdHandle:
         owner = handle.owner  # its callback is forgotten if it was removed meanwhile
     elif kind is MethodType or kind is BuiltinMethodType:
         owner = callback.__self__
-    elif kind is FunctionType and callback.__module__ == _TLS and callback.__closure__:
+    elif kind is not FunctionType:
+        return ()  # a task's step
+    elif callback.__module__ == _TLS and callback.__closure__:
         owner = callback.__closure__[0].cell_contents  # a function inside of a method
-    else:
-        owner = None
     if issubclass(type(owner), asyncio.BaseTransport):
-        yield owner
         protocol = getattr(owner, "_protocol", None)
-        if protocol is not None:
-            yield protocol
-    elif type(owner) is SSLProtocol:
-        yield owner
-    elif callback is told or (owner is not None and getattr(callback, "__name__", None) in _METHODS):
-        yield from (argument for argument in handle._args or () if issubclass(type(argument), asyncio.BaseTransport))
-        if owner is not None:
-            yield owner
+        return (owner,) if protocol is None else (owner, protocol)
+    if type(owner) is SSLProtocol:
+        return (owner,)
+    if callback is told or (owner is not None and getattr(callback, "__name__", None) in _METHODS):
+        given = tuple(argument for argument in handle._args or () if issubclass(type(argument), asyncio.BaseTransport))
+        return given if owner is None else (owner, *given)
+    return ()
