@@ -36,7 +36,8 @@ named beforehand, so nobody idles while a chosen one is still on its way.  The m
 
 **Engines that cannot be claimed** (``face.claimable``).  All this takes for granted that a poll is a mere wait, during
 which others may use the loop.  uvloop's is not: when its wait is over, ``uv_run`` goes on with the loop's structures
-before it asks for the GIL.  With such an engine the moves that have to do with the poll are others:
+before it asks for the GIL; nor is one that does not see what others register meanwhile (``select`` and ``poll``, where
+there is neither epoll nor kqueue).  With such an engine the moves that have to do with the poll are others:
 
 1. *Idle.*  A holder with nothing to run, for whom nobody waits, polls **while it holds**: HELD, and the LWP is POLLING.
    If somebody waits (a parked home, one that returns), the holder sets the loop FREE, wakes that one, and parks.

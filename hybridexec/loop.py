@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
 import functools
 import heapq
 import math
@@ -27,11 +28,12 @@ from . import affinity, detector, engines, forking, home, rlocks, tasks, thread_
 from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
-from .engines.handles import Step
+from .engines.handles import FdHandle, FdState, Step
 from .identity import get_ident, os_ident
 from .lwp import LWP, Region, current
 from .reactions import Reactions
 from .stats import Stats
+from .transports import Conversations
 from .upcalls import Emitter, Upcall, UpcallKind
 
 if TYPE_CHECKING:
@@ -104,7 +106,8 @@ class HybridLoop(_Engine):
         self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
         self._mailbox = home.Mailbox(self._carrying)
         self._nudges = home.Nudges(self._carrying, self.call_later)
-        self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
+        self._conversations = Conversations()
+        self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
         self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         detector.attach()
@@ -284,6 +287,8 @@ class HybridLoop(_Engine):
             self._track(lwp, debug)
         step: Any = Step
         plain: Any = Handle
+        of_fd: Any = FdHandle
+        idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:
@@ -296,6 +301,11 @@ class HybridLoop(_Engine):
                     self._run_debug(handle)
                 elif (kind := handle.__class__) is step or kind is plain:
                     # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
+                    handle._context.run(handle._callback, *handle._args)
+                elif kind is of_fd:  # it has its turn: now it is to be called again if its descriptor is ready
+                    if handle.state is taken_out:
+                        self.put_back(handle)
+                    handle.state = idle
                     handle._context.run(handle._callback, *handle._args)
                 else:
                     handle._run()
@@ -327,13 +337,10 @@ class HybridLoop(_Engine):
         """Whether a step may run now, on this LWP; if not, it has been put where it belongs."""
         if self._affinity.bound and not self._affinity.may_run(lwp, handle):
             return False
-        if self._carrying.detached:
-            try:
-                handle._context.run(bool)
-            except RuntimeError:
-                # A step that is without the loop has entered this context: it is run when that one is over.
-                self._deferred.append(handle)
-                return False
+        if self._carrying.detached and (self._conversations.concerns(handle) or _entered(handle._context)):
+            # A step that is without the loop: this one is run when that one is over.
+            self._deferred.append(handle)
+            return False
         if self._reactions.preempt is not None:
             lwp.began = monotonic()
         return True
@@ -378,6 +385,10 @@ class HybridLoop(_Engine):
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
+        handle = lwp.handle
+        if handle.__class__ is FdHandle:
+            handle.left()
+        self._conversations.left(lwp)
         if _current_tasks is not None:
             lwp.task = _current_tasks.pop(self, None)
         if thread_locals.IN_DICTIONARY:
@@ -391,6 +402,7 @@ class HybridLoop(_Engine):
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""
+        self._conversations.returned(lwp)
         if _current_tasks is not None and lwp.task is not None:
             _current_tasks[self] = lwp.task
             lwp.task = None
@@ -464,6 +476,9 @@ class HybridLoop(_Engine):
                 if _current_tasks is not None and region is Region.AWAY:
                     _current_tasks.pop(self, None)
                 self.call_exception_handler({"message": "an await inside of hybridexec.blocking() has ended it"})
+        handle = lwp.handle
+        if handle.__class__ is FdHandle and handle.state is not FdState.IDLE:
+            self.put_back(handle)
         return unfinished
 
     def _after_step(self, lwp: LWP) -> bool:
@@ -512,6 +527,15 @@ class HybridLoop(_Engine):
             if lasted >= self.slow_callback_duration:
                 asyncio_logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)
             del handle  # a traceback may keep this frame
+
+
+def _entered(context: contextvars.Context) -> bool:
+    """Whether a context is entered: nobody else can enter it meanwhile."""
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
 
 
 tasks.replace(HybridLoop)

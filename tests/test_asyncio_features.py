@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from helpers import holds, lwps, pipe, running_loop
 
 import hybridexec
@@ -237,17 +236,6 @@ def test_unix_sockets(run: Where, tmp_path: Path) -> None:
         path.unlink(missing_ok=True)
 
     run(body)
-
-
-@pytest.fixture(scope="session")
-def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """The contexts of a server and of a client that trusts it."""
-    authority = trustme.CA()
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(server)
-    client = ssl.create_default_context()
-    authority.configure_trust(client)
-    return server, client
 
 
 def test_tls(run: Where, certificates: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
