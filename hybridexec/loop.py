@@ -103,7 +103,8 @@ class HybridLoop(_Engine):
         self._rlocks = self._affinity.rlocks
         self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
         self._carrying.reactions = self._reactions
-        self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
+        runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, Handle._run
+        self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
         self._nudges = home.Nudges(self._carrying, self.call_later)
         self._conversations = Conversations()

@@ -58,8 +58,10 @@ def running_loop() -> HybridLoop:
 
 def holds(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether the calling thread is the one that the loop is carried by."""
-    holder = getattr(loop, "_carrying").holder  # noqa: B009
-    return holder is not None and holder.ident == _thread.get_ident()
+    carrying = getattr(loop, "_carrying", None)
+    if carrying is None:  # asyncio's own loop
+        return bool(getattr(loop, "_thread_id") == _thread.get_ident())  # noqa: B009
+    return carrying.holder is not None and carrying.holder.ident == _thread.get_ident()
 
 
 def thread_name() -> str:
