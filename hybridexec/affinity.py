@@ -5,27 +5,25 @@ LWP, in order, and the LWP queues for the loop as one that returns from a block 
 
 * ``with hybridexec.bound():``, until it ends;
 * a live greenlet that a step has switched to, until it is dead (SQLAlchemy's asyncio extension works that way);
-* an ``RLock`` that is still owned when a step ends, until it is released.
+* an ``RLock`` that is still owned when a step ends, until it is released, and one that ``_release_save`` has let go,
+  until it is restored and released: where it cannot follow the loop instead (``rlocks.py``).
 
 Only while a loop has bound user threads does it look whose step a callback is.
 """
 
 from __future__ import annotations
 
-import _thread
 import asyncio
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from . import rlocks
 from .detector.catalogue import Binds
 from .lwp import LWP
 from .reactions import task_of
 
 if TYPE_CHECKING:
     from .carrying import Carrying
-
-RLOCK = type(_thread.RLock())
 
 
 class Affinity:
@@ -35,6 +33,7 @@ class Affinity:
         self._carrying = carrying
         self.bound: dict[asyncio.Task[Any], LWP] = {}
         self._reasons: dict[asyncio.Task[Any], list[tuple[object, Callable[[], bool]]]] = {}
+        self.rlocks = rlocks.RLocks()
 
     def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
         """Bind a user thread to the LWP that runs its step.
@@ -74,40 +73,35 @@ class Affinity:
 
     def noticed(self, lwp: LWP, binds: Binds, argument: Any) -> None:
         """A step calls something that may tie it to its LWP."""
-        if binds is Binds.RLOCK:
-            lwp.owned.append(argument)
-            lwp.affine = lwp.alert = True
-        elif argument.parent is not None:  # a thread's own main greenlet ties nothing
-            task = asyncio.current_task()
+        if binds is Binds.GREENLET:
+            # A thread's own main greenlet ties nothing.
+            task = asyncio.current_task() if argument.parent is not None else None
             if task is not None:
                 self.bind(lwp, task, argument, lambda: not argument.dead)
+        elif isinstance(argument, rlocks.RLOCK):
+            if binds is not Binds.RLOCK_SAVED:
+                self.rlocks.noticed(lwp, argument, task_of(lwp) if self.rlocks.held else None)
+            if binds is not Binds.RLOCK and not rlocks.FOLLOW:
+                self._rebind(lwp, argument, saved=binds is Binds.RLOCK_SAVED)
+
+    def _rebind(self, lwp: LWP, lock: Any, *, saved: bool) -> None:
+        """A step lets an RLock go that it will take back in the name of its LWP, or takes it back."""
+        task = asyncio.current_task()
+        if task is not None:
+            self.unbind(task, lock)
+            self.bind(lwp, task, lock, (lambda: True) if saved else lock._is_owned)
 
     def after_step(self, lwp: LWP) -> None:
         """A step of an LWP that ties, or may tie, user threads to itself is over: see what still does."""
-        owned, lwp.owned = lwp.owned, []
         task = task_of(lwp)
-        if task is not None and not task.done():
-            for lock in [*owned, *(_with_statements(task) if lwp.suspended else ())]:
-                if lock._is_owned():
-                    self.bind(lwp, task, lock, lock._is_owned)
-        lwp.suspended = False
+        owned = rlocks.owned(lwp, task)
+        if rlocks.FOLLOW:
+            self.rlocks.after_step(lwp, owned, task)
+        elif task is not None and not task.done():
+            for lock in owned:
+                self.bind(lwp, task, lock, lock._is_owned)
         for task in list(lwp.bound_tasks):
             for reason, holds in list(self._reasons[task]):
                 if task.done() or not holds():
                     self.unbind(task, reason)
-        lwp.affine = lwp.alert = bool(lwp.bound_tasks)
-
-
-def _with_statements(task: asyncio.Task[Any]) -> Iterator[Any]:
-    """The RLocks whose ``with`` statement a suspended coroutine is in: before 3.14 such a statement is no event."""
-    coroutine: Any = task.get_coro()
-    while coroutine is not None:
-        for thing in gc.get_referents(coroutine):
-            owner: Any = getattr(thing, "__self__", None)
-            if isinstance(owner, RLOCK):
-                yield owner
-            elif hasattr(owner, "gen"):  # a @contextmanager
-                for inner in gc.get_referents(owner.gen):
-                    if isinstance(getattr(inner, "__self__", None), RLOCK):
-                        yield inner.__self__
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "ag_await", None)
+        lwp.affine = lwp.alert = bool(lwp.bound_tasks) or bool(self.rlocks.held)

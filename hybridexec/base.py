@@ -17,6 +17,7 @@ from .shield import Shield
 
 if TYPE_CHECKING:
     from .carrying import Carrying
+    from .engines.handles import FdHandle
 
 
 class Engine(asyncio.AbstractEventLoop):
@@ -58,6 +59,9 @@ class Engine(asyncio.AbstractEventLoop):
 
         def has_input(self) -> bool:
             """Whether events may have come that nobody has polled for."""
+
+        def put_back(self, handle: FdHandle) -> None:
+            """Watch for a callback again that was in flight, if it is still registered.  The holder."""
 
         def abandon(self) -> None:
             """This process is a forked child: what is shared with the parent must not be touched any more."""

@@ -36,7 +36,8 @@ named beforehand, so nobody idles while a chosen one is still on its way.  The m
 
 **Engines that cannot be claimed** (``face.claimable``).  All this takes for granted that a poll is a mere wait, during
 which others may use the loop.  uvloop's is not: when its wait is over, ``uv_run`` goes on with the loop's structures
-before it asks for the GIL.  With such an engine the moves that have to do with the poll are others:
+before it asks for the GIL; nor is one that does not see what others register meanwhile (``select`` and ``poll``, where
+there is neither epoll nor kqueue).  With such an engine the moves that have to do with the poll are others:
 
 1. *Idle.*  A holder with nothing to run, for whom nobody waits, polls **while it holds**: HELD, and the LWP is POLLING.
    If somebody waits (a parked home, one that returns), the holder sets the loop FREE, wakes that one, and parks.
@@ -78,11 +79,9 @@ while a thread is on its way.  Rejected: a pool shared by loops; nothing is gain
 from __future__ import annotations
 
 import _thread
-import asyncio
 import collections
 import enum
 import math
-import threading
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
@@ -90,10 +89,13 @@ from typing import TYPE_CHECKING
 
 from . import children
 from .face import Face
+from .identity import os_ident, os_thread
 from .lwp import LWP, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .reactions import Reactions
 
 RETURN_BOUND = 0.005
@@ -193,14 +195,14 @@ class Carrying:
         Raises:
             RuntimeError: the process was forked, and the loop's LWPs are in the parent.
         """
-        ident = _thread.get_ident()
+        ident = os_ident()
         with self.mutex:
             if self.state is LoopState.FORKED:
                 raise RuntimeError(FORKED_ADVICE)
             # A home that comes back is the same LWP: user threads may be bound to it.
             home = self._former
             if home is None or home.ident != ident:
-                home = self._former = LWP(self, threading.current_thread().name)
+                home = self._former = LWP(self, os_thread().name)
             home.adopt()
             home.interrupt = home.handle = None
             home.alert = home.moved = False
@@ -331,7 +333,8 @@ class Carrying:
         if home is not None and home is not lwp and home.state in _WAITING:
             if self._face.stopping() or home.interrupt is not None:
                 return home  # it has to stop the loop, or to raise
-            if home.state is LwpState.PARKED and now - home.since >= HOME_BOUND:
+            # Counted from when the loop left it: it may have polled since, or been woken in vain.
+            if home.state is LwpState.PARKED and now - self._away_since >= HOME_BOUND:
                 return home
         if self.returning and now - self.returning[0].since >= RETURN_BOUND:
             return self.returning[0]
@@ -822,7 +825,7 @@ class Carrying:
         if len(self.lwps) >= self._max_lwps:
             return None
         lwp = self._pool.new()
-        self._starting[lwp] = _thread.get_ident()
+        self._starting[lwp] = os_ident()
         return lwp
 
     # ---------------------------------------------------------------- what is done without the mutex
@@ -871,6 +874,7 @@ class Carrying:
                 self._waking = None
             self.lwps.discard(lwp)
             self._pool.retires(lwp)
+            self._face.retires(lwp)
             lwp.state = LwpState.RETIRED
             successor = self._successor() if self._claimable() else None
         self._send(successor)

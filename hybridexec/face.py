@@ -60,6 +60,9 @@ class Face(Protocol):
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again.  Called under the mutex."""
 
+    def retires(self, lwp: LWP) -> None:
+        """The LWP, which does not hold the loop, is about to end.  Called under the mutex."""
+
     def started(self, lwp: LWP) -> None:
         """Make the calling thread, a new LWP, ready to run the loop's code."""
 

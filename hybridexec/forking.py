@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from _thread import get_ident
 from typing import TYPE_CHECKING
 
 from . import lwp
 from .detector import tool, trap
 from .detector.sampler import sampler
+from .identity import os_ident
 
 if TYPE_CHECKING:
     from .loop import HybridLoop
@@ -31,7 +31,7 @@ def _in_child() -> None:
     tool.forked()
     trap.reset()
     sampler.forked()
-    survivor = lwp.current.get(get_ident())
+    survivor = lwp.current.get(os_ident())
     if survivor is not None:
         survivor.alert = True  # its step is the last one that it runs
     lwp.current.clear()

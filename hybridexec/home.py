@@ -19,12 +19,11 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-from _thread import get_ident
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .detector.calls import Call, Site
+from .identity import on_main_thread, os_ident
 from .lwp import Bell, LwpState, current
 from .shield import Shield
 from .upcalls import Detection
@@ -122,7 +121,7 @@ class Mailbox:
         Raises:
             BaseException: what the call raises.
         """
-        lwp = current.get(get_ident())
+        lwp = current.get(os_ident())
         carrying = self._carrying
         if lwp is None or lwp.carrying is not carrying or lwp is carrying.home or os.getpid() != self._process:
             return call()  # in a forked child, whose only thread is its main thread, asyncio asks before we know
@@ -179,7 +178,7 @@ def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield | N
         waker: the file descriptor that ends the poll.
         shield: stands between the signals and their handlers.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not on_main_thread():
         yield
         return
     former = _signal.set_wakeup_fd(waker, warn_on_full_buffer=False)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
 import functools
 import heapq
 import math
 import sys
-import threading
 import types
 from asyncio import Handle, constants, events
 from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
@@ -24,15 +24,17 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, tasks
+from . import affinity, detector, engines, forking, home, rlocks, tasks, thread_locals
 from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
-from .engines.handles import Step
+from .engines.handles import FdHandle, FdState, Step
+from .identity import get_ident, os_ident
 from .lwp import LWP, Region, current
 from .reactions import Reactions
 from .stats import Stats
 from .tracers import Tracers
+from .transports import Conversations
 from .upcalls import Emitter, Upcall, UpcallKind
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ else:
 _MIN_CANCELLED_TIMERS = 30
 _CANCELLED_FRACTION = 0.25
 _MAX_TIMEOUT = 24 * 3600.0
-
-_get_ident = threading.get_ident
 
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
 # the thread, and stays with it.
@@ -101,13 +101,17 @@ class HybridLoop(_Engine):
             idle_timeout=self.config.lwp_idle_timeout,
         )
         self._affinity = affinity.Affinity(self._carrying)
+        self._rlocks = self._affinity.rlocks
         self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
         self._carrying.reactions = self._reactions
-        self._carrying.runner_codes = frozenset({type(self)._run_batch.__code__, Handle._run.__code__})
+        runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, Handle._run
+        self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
         self._tracers = Tracers()
         self._nudges = home.Nudges(self._carrying, self.call_later)
-        self._deferred: list[asyncio.Handle] = []  # steps whose context a blocked step has entered
+        self._conversations = Conversations()
+        self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
+        self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         detector.attach()
         try:
@@ -131,6 +135,7 @@ class HybridLoop(_Engine):
         try:
             entered.enter_context(home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield))
             detector.sampler.watch(self._carrying)
+            self._settle(lwp)
             self.started(lwp)
             try:
                 self._carrying.carry(lwp)
@@ -161,7 +166,7 @@ class HybridLoop(_Engine):
         Raises:
             RuntimeError: the loop is running, or it is closed by a step of its own, which it would wait for.
         """
-        lwp = current.get(_get_ident())
+        lwp = current.get(os_ident())
         while lwp is not None and lwp.carrying is not self._carrying:
             lwp = lwp.outer
         if self.is_running() or lwp is not None:
@@ -170,6 +175,7 @@ class HybridLoop(_Engine):
             return
         detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
         self._carrying.close()
+        self._rlocks.follow(os_ident())
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile
         self._stopping = False
@@ -182,7 +188,7 @@ class HybridLoop(_Engine):
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""
         super().stop()
-        if self._carrying.holder_ident != _get_ident():
+        if self._carrying.holder_ident != os_ident():
             self._write_to_self()
 
     def stats(self) -> Stats:
@@ -217,12 +223,13 @@ class HybridLoop(_Engine):
         """Set debug mode."""
         self._debug = enabled
         lwp = self._carrying.holder
-        if lwp is not None and lwp.ident == _get_ident():
+        if lwp is not None and lwp.ident == os_ident():
             self._track(lwp, enabled)  # the others do so when they carry the loop the next time
 
     def forked(self) -> None:
         """This process is a child of the one that the loop's LWPs live in."""
         self._carrying.forked()
+        self._rlocks.forked()
         self._thread_id = None
         if not self._closed:
             self.abandon()
@@ -289,6 +296,8 @@ class HybridLoop(_Engine):
             self._track(lwp, debug)
         step: Any = Step
         plain: Any = Handle
+        of_fd: Any = FdHandle
+        idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
         for _ in range(len(ready)):
             handle = ready.popleft()
             if handle._cancelled:
@@ -301,6 +310,11 @@ class HybridLoop(_Engine):
                     self._run_debug(handle)
                 elif (kind := handle.__class__) is step or kind is plain:
                     # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
+                    handle._context.run(handle._callback, *handle._args)
+                elif kind is of_fd:  # it has its turn: now it is to be called again if its descriptor is ready
+                    if handle.state is taken_out:
+                        self.put_back(handle)
+                    handle.state = idle
                     handle._context.run(handle._callback, *handle._args)
                 else:
                     handle._run()
@@ -332,13 +346,10 @@ class HybridLoop(_Engine):
         """Whether a step may run now, on this LWP; if not, it has been put where it belongs."""
         if self._affinity.bound and not self._affinity.may_run(lwp, handle):
             return False
-        if self._carrying.detached:
-            try:
-                handle._context.run(bool)
-            except RuntimeError:
-                # A step that is without the loop has entered this context: it is run when that one is over.
-                self._deferred.append(handle)
-                return False
+        if self._carrying.detached and (self._conversations.concerns(handle) or _entered(handle._context)):
+            # A step that is without the loop: this one is run when that one is over.
+            self._deferred.append(handle)
+            return False
         if self._reactions.preempt is not None:
             lwp.began = monotonic()
         return True
@@ -372,7 +383,13 @@ class HybridLoop(_Engine):
 
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop."""
-        self._thread_id = lwp.ident
+        self._thread_id = lwp.identity
+        if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
+            lwp.wardrobe.wear(self._values)
+            self._thread_id = lwp.identity = get_ident()
+        if self._rlocks.held:
+            self._rlocks.follow(lwp.ident)
+            lwp.affine = lwp.alert = True
         detector.sampler.look()
 
     def gives(self, lwp: LWP) -> None:
@@ -390,17 +407,43 @@ class HybridLoop(_Engine):
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
+        handle = lwp.handle
+        if handle.__class__ is FdHandle:
+            handle.left()
+        self._conversations.left(lwp)
         if _current_tasks is not None:
             lwp.task = _current_tasks.pop(self, None)
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.left(self._values)
+        if self._rlocks.held:
+            self._rlocks.follow(rlocks.NOBODY)
+
+    def retires(self, lwp: LWP) -> None:
+        """The LWP is about to end."""
+        self._rlocks.retires(lwp.ident)
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""
+        self._conversations.returned(lwp)
         if _current_tasks is not None and lwp.task is not None:
             _current_tasks[self] = lwp.task
             lwp.task = None
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.join()
+            lwp.wardrobe.returned(self._values)
+            if self._carrying.home is None:  # it drains, and the thread that was its home may run another loop
+                lwp.wardrobe.part()
+                events._set_running_loop(self)
         if self._deferred:
             self._ready.extendleft(reversed(self._deferred))
             self._deferred.clear()
+
+    def _settle(self, home: LWP) -> None:
+        """The calling thread is the home, and its thread-locals are the loop's."""
+        values = thread_locals.of_this_thread()
+        if values is None or self._values is None or not values.are(self._values):
+            self._values = values
+        self._thread_id = home.identity = get_ident()
 
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
@@ -456,6 +499,9 @@ class HybridLoop(_Engine):
                 if _current_tasks is not None and region is Region.AWAY:
                     _current_tasks.pop(self, None)
                 self.call_exception_handler({"message": "an await inside of hybridexec.blocking() has ended it"})
+        handle = lwp.handle
+        if handle.__class__ is FdHandle and handle.state is not FdState.IDLE:
+            self.put_back(handle)
         return unfinished
 
     def _after_step(self, lwp: LWP) -> bool:
@@ -489,17 +535,30 @@ class HybridLoop(_Engine):
             context["source_traceback"] = handle._source_traceback
         self.call_exception_handler(context)
 
-    def _run_debug(self, handle: asyncio.Handle) -> None:
+    def _run_debug(self, handle: Any) -> None:
+        plain: Any = Handle
+        started = self.time()
+        self._current_handle = handle
         try:
-            self._current_handle = handle
-            started = self.time()
-            handle._run()
+            if handle.__class__ is plain:
+                handle._context.run(handle._callback, *handle._args)
+            else:
+                handle._run()
+        finally:
+            self._current_handle = None
             lasted = self.time() - started
             if lasted >= self.slow_callback_duration:
                 asyncio_logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)
-        finally:
-            self._current_handle = None
             del handle  # a traceback may keep this frame
+
+
+def _entered(context: contextvars.Context) -> bool:
+    """Whether a context is entered: nobody else can enter it meanwhile."""
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
 
 
 tasks.replace(HybridLoop)

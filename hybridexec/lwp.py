@@ -20,6 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import children, machine, memory
+from .identity import os_ident, os_thread
+from .thread_locals import Wardrobe
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
@@ -101,30 +103,12 @@ def started(thread: threading.Thread) -> bool:
     return bool(thread._started.wait(START_PATIENCE))  # type: ignore[attr-defined]
 
 
-class _Spare(threading.Thread):
-    """The thread of a spare: a daemon to others, which the end of the program does not wait for.
-
-    To itself it is what the home is: that decides whether a thread that a step starts is a daemon, if nobody says so.
-    """
-
-    lwp: LWP | None = None  # while its thread is settled: CPython asks before and after, and means the thread itself
-
-    @property
-    def daemon(self) -> bool:  # type: ignore[override]
-        """Whether the end of the program does not wait for it; to itself, whether it does not wait for the home."""
-        lwp = self.lwp
-        if lwp is None or self.ident != _thread.get_ident():
-            return self._daemonic  # type: ignore[attr-defined, no-any-return]
-        home = lwp.carrying.home
-        return home is not None and home.thread is not None and home.thread.daemon
-
-
 class LWP:
     """One OS thread that can carry a loop.
 
     Attributes:
         name: the name of the thread.
-        ident: the identity of the thread (``threading.get_ident()``).
+        ident: the identity of the OS thread.
         state: what it does now.
         handle: the callback that its current step runs; None outside of a step.
     """
@@ -144,6 +128,7 @@ class LWP:
         "handle",
         "hooks",
         "ident",
+        "identity",
         "interrupt",
         "kept",
         "launched",
@@ -164,12 +149,14 @@ class LWP:
         "tracers",
         "tracking",
         "trap",
+        "wardrobe",
     )
 
     def __init__(self, carrying: Carrying, name: str) -> None:
         self.carrying = carrying
         self.name = name
         self.ident = 0
+        self.identity = 0  # what threading.get_ident() says there: the home's, once it carries the loop
         self.native = 0  # what the system calls its thread
         self.clock: int | None = None  # of its thread's processor time
         self.launched = False  # its thread exists, or is being started
@@ -191,15 +178,16 @@ class LWP:
         self.affine = False  # the end of its step has to be looked at, for what is bound
         self.moved = False  # the loop has left its step
         self.alert = False  # the end of its step has to be looked at, for whatever reason
-        self.suspended = False  # its step has suspended code that is in a with statement, maybe
+        self.suspended: list[asyncio.Task[Any] | None] = []  # whose code its step has suspended in a with
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
-        self.owned: list[Any] = []  # RLocks its current step has acquired
+        self.owned: list[Any] = []  # RLocks its current step has acquired, maybe
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
         self.thread_state = 0  # the address of the interpreter's structure for its thread
         self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
         self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
         self.attributes: Values | None = None  # what its thread has got, since a step has asked for it
         self.children: list[int] = []  # processes that its thread has started, and must not end before
+        self.wardrobe = Wardrobe()  # whose thread-locals it sees
         self._bell = Bell()
 
     def __repr__(self) -> str:
@@ -226,12 +214,12 @@ class LWP:
         Raises:
             RuntimeError: the system has no more threads to give.
         """
-        self.thread = _Spare(target=self._main, args=(target,), name=self.name, daemon=True)
+        self.thread = threading.Thread(target=self._main, args=(target,), name=self.name, daemon=True)
         self.thread.start()
 
     def adopt(self) -> None:
         """Make the calling thread this LWP's thread."""
-        self.thread = threading.current_thread()
+        self.thread = os_thread()
         self._settle()
 
     def release(self) -> None:
@@ -240,7 +228,7 @@ class LWP:
 
     def _settle(self) -> None:
         self.launched = True
-        self.ident = _thread.get_ident()
+        self.ident = self.identity = os_ident()
         self.native = threading.get_native_id()
         self.clock = machine.own_clock()
         self.thread_state = memory.thread_state()
@@ -249,12 +237,10 @@ class LWP:
     def _main(self, target: Callable[[LWP], None]) -> None:
         self._settle()
         self.hooks = threading.gettrace(), threading.getprofile()  # which the thread has got at its start
-        assert isinstance(self.thread, _Spare)
-        self.thread.lwp = self
         try:
             target(self)
         finally:
-            self.thread.lwp = None
+            self.wardrobe.take_off()
             unregister(self)
         if self.children and self.thread is not None:
             self.thread.name = self.name.replace("-lwp-", "-parent-")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from _thread import get_ident
+
+from .identity import os_ident
 
 
 def own_clock() -> int | None:
@@ -12,7 +13,7 @@ def own_clock() -> int | None:
     Only a thread itself may ask: of one that has ended, POSIX leaves the answer undefined.
     """
     clock = getattr(time, "pthread_getcpuclockid", None)
-    return None if clock is None else int(clock(get_ident()))
+    return None if clock is None else int(clock(os_ident()))
 
 
 def processor_time(clock: int | None) -> float:

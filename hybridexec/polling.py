@@ -12,6 +12,8 @@ import select
 import selectors
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .engines.handles import FdState
+
 if TYPE_CHECKING:
     from .engines.selector import SelectorEngine
 
@@ -26,20 +28,55 @@ class Poll(Protocol):
         """Make ready what the events belong to.  The holder."""
 
 
-class SelectorPoll:
-    """Through ``selectors`` and asyncio's own methods."""
+class _Poll:
+    """What both kinds share: whom the events belong to."""
+
+    def __init__(self, loop: SelectorEngine, reads: int, writes: int) -> None:
+        self._loop = loop
+        self._ready = loop._ready
+        self._readers = loop._readers
+        self._writers = loop._writers
+        self._reads = reads
+        self._writes = writes
+
+    def dispatch(self, found: list[tuple[int, int]]) -> None:
+        """As asyncio's ``_process_events``, but for what is on its way already."""
+        ready = self._ready
+        readers, reads = self._readers, self._reads
+        writers, writes = self._writers, self._writes
+        idle, busy = FdState.IDLE, FdState.BUSY
+        for fd, event in found:
+            if event & reads and (handle := readers.get(fd)) is not None:
+                if handle.state is idle:
+                    handle.state = busy
+                    ready.append(handle)
+                else:
+                    self._loop.found_again(handle)
+            if event & writes and (handle := writers.get(fd)) is not None:
+                if handle.state is idle:
+                    handle.state = busy
+                    ready.append(handle)
+                else:
+                    self._loop.found_again(handle)
+
+
+class SelectorPoll(_Poll):
+    """Through ``selectors``."""
 
     def __init__(self, loop: SelectorEngine) -> None:
-        self.wait = loop._selector.select
-        self.dispatch = loop._process_events
+        super().__init__(loop, selectors.EVENT_READ, selectors.EVENT_WRITE)
+        self._select = loop._selector.select
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """What the selector finds."""
+        return [(key.fd, event) for key, event in self._select(timeout)]
 
 
-class EpollPoll:
+class EpollPoll(_Poll):
     """Straight to epoll."""
 
     def __init__(self, loop: SelectorEngine) -> None:
-        self._loop = loop
-        self._ready = loop._ready
+        super().__init__(loop, ~select.EPOLLOUT, ~select.EPOLLIN)
         self._keys: dict[int, selectors.SelectorKey] = loop._selector._fd_to_key
         self._poll = loop._selector._selector.poll
 
@@ -50,31 +87,6 @@ class EpollPoll:
             return self._poll(seconds, len(self._keys) or 1)  # type: ignore[no-any-return]
         except InterruptedError:
             return []
-
-    def dispatch(self, found: list[tuple[int, int]]) -> None:
-        """As asyncio's ``_process_events``."""
-        keys = self._keys
-        ready = self._ready
-        for fd, event in found:
-            key = keys.get(fd)
-            if key is None:
-                continue
-            reader, writer = key.data
-            if reader is not None and event & _READS:
-                if reader._cancelled:
-                    self._loop._remove_reader(key.fileobj)
-                else:
-                    ready.append(reader)
-            if writer is not None and event & _WRITES:
-                if writer._cancelled:
-                    self._loop._remove_writer(key.fileobj)
-                else:
-                    ready.append(writer)
-
-
-if hasattr(select, "epoll"):
-    _READS = ~select.EPOLLOUT
-    _WRITES = ~select.EPOLLIN
 
 
 def poll_of(loop: SelectorEngine) -> Poll:

@@ -12,12 +12,12 @@ import os
 import sys
 import threading
 import weakref
-from _thread import get_ident
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from . import rlocks
 from .attributes import Attributes
 from .connections import Connections
 from .detector import trap as traps
@@ -25,6 +25,7 @@ from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
 from .detector.trap import Trap
 from .errors import BlockingCallError
+from .identity import os_ident
 from .lwp import IN_POLL, LWP, TASK_OF_THREAD, LwpState, Region
 from .upcalls import Detection, Emitter, Upcall, UpcallKind
 
@@ -106,6 +107,8 @@ class Reactions:
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
         """A declared call is over."""
+        if call.restores and not raised:
+            rlocks.restored(lwp, call.argument)
         lwp.call = call.outer
         trap = lwp.trap
         if trap is not None and trap.call is call:
@@ -135,6 +138,7 @@ class Reactions:
                 self._blocked(lwp, call)
                 return False
             lwp.region = Region.AWAY
+            self.affinity.rlocks.take_along(lwp, task_of(lwp))
             self._leave(lwp, call)
         except BaseException:
             lwp.region = None
@@ -450,7 +454,7 @@ class Reactions:
         """The name of the user thread that an LWP runs.  An eager one begins inside of another's step: what asyncio
         says comes first, where it can be asked."""
         task = lwp.task
-        if task is None and (lwp.ident == get_ident() or (not TASK_OF_THREAD and lwp is self._carrying.holder)):
+        if task is None and (lwp.ident == os_ident() or (not TASK_OF_THREAD and lwp is self._carrying.holder)):
             task = asyncio.current_task(self.loop)
         task = task or task_of(lwp)
         if task is not None:

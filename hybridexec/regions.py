@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from _thread import get_ident
 from asyncio import events
 from collections.abc import Callable
 from types import TracebackType
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from .detector import tool
 from .detector.calls import Call, site_of
 from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
+from .identity import os_ident
 from .lwp import LWP, TASK_OF_THREAD, Region, current
+from .thread_locals import IN_DICTIONARY
 from .upcalls import Detection, logger
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _swap_current_task: Callable[[Any, Any], Any] = getattr(asyncio.tasks, "_swap_cu
 
 def current_lwp() -> LWP | None:
     """The LWP that runs the calling code; None on a thread that carries no hybridexec loop.  Any thread may ask."""
-    return current.get(get_ident())
+    return current.get(os_ident())
 
 
 class blocking:
@@ -66,6 +67,8 @@ class blocking:
         if away:
             if TASK_OF_THREAD:
                 entry.task = _swap_current_task(loop, None)
+            if IN_DICTIONARY:
+                lwp.wardrobe.part()
             events._set_running_loop(None)
         return self
 
@@ -127,7 +130,7 @@ class pinned:
 class bound:
     """A context manager that binds the task to the LWP it is on: every step inside is taken on that OS thread.
 
-    For what belongs to a thread: thread-locals, libraries with a context per thread.  Around the whole body of a
+    For what belongs to a thread: libraries with a context per thread.  Around the whole body of a
     task's coroutine it binds the task for life.  While that LWP is blocked, the task waits, as on asyncio; everybody
     else goes on.  Solaris called such a thread *bound* (``PTHREAD_SCOPE_SYSTEM``); Go has ``runtime.LockOSThread``.
     Outside of a task of a hybridexec loop it does nothing.

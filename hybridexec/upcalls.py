@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .identity import on_main_thread
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -160,7 +162,7 @@ class Emitter:
             try:
                 getattr(instrument, METHODS[upcall.kind])(upcall)
             except BaseException as exc:
-                if not isinstance(exc, Exception) and threading.current_thread() is threading.main_thread():
+                if not isinstance(exc, Exception) and on_main_thread():
                     raise  # a signal handler's, as far as anybody can tell
                 self._drop(instrument, exc)
 

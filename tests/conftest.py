@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
+import trustme
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,3 +50,14 @@ def no_lwp_left() -> Iterator[None]:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hybridexec-")]
     assert not left
     assert all(sys.monitoring.get_tool(tool) != "hybridexec" for tool in range(6))
+
+
+@pytest.fixture(scope="session")
+def certificates() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The contexts of a server and of a client that trusts it."""
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return server, client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -56,8 +57,16 @@ def running_loop() -> HybridLoop:
 
 
 def holds(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether the calling thread is the one that the loop is carried by: asyncio's own note of it."""
-    return bool(getattr(loop, "_thread_id") == threading.get_ident())  # noqa: B009
+    """Whether the calling thread is the one that the loop is carried by."""
+    carrying = getattr(loop, "_carrying", None)
+    if carrying is None:  # asyncio's own loop
+        return bool(getattr(loop, "_thread_id") == _thread.get_ident())  # noqa: B009
+    return carrying.holder is not None and carrying.holder.ident == _thread.get_ident()
+
+
+def thread_name() -> str:
+    """The name of the calling OS thread."""
+    return next(thread.name for thread in threading.enumerate() if thread.ident == _thread.get_ident())
 
 
 def fresh[F: Callable[..., Any]](function: F) -> F:
@@ -113,7 +122,8 @@ class Scene:
 def play(block: Callable[[], Any], release: Callable[[], object] = nothing, **options: Any) -> Scene:
     """One task blocks, and the task behind it in the ready queue releases it.
 
-    If only the release can end the block, the scene comes to its end only if the loop has moved meanwhile.
+    If only the release can end the block, the scene comes to its end only if the loop has moved meanwhile.  What the
+    detector has learned about the call in an earlier scene (on a machine that was busy then) is forgotten.
     """
     scene = Scene()
 
@@ -133,7 +143,7 @@ def play(block: Callable[[], Any], release: Callable[[], object] = nothing, **op
 
     async def main() -> None:
         await asyncio.gather(
-            asyncio.create_task(blocker(), name="blocker"),
+            asyncio.create_task(fresh(blocker)(), name="blocker"),
             asyncio.create_task(other(), name="other"),
         )
         scene.stats = running_loop().stats()

@@ -5,11 +5,11 @@ What comes out has to be the same.  On asyncio's loop the blocks are left out, s
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import gc
 import os
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -28,7 +28,7 @@ class Setting:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ours = name != "asyncio"
-        self.home = threading.current_thread()
+        self.home = _thread.get_ident()
 
     def run(self, main: Callable[[Setting], Awaitable[Any]]) -> Any:
         """Run a scene; what it returns or raises."""
@@ -71,7 +71,7 @@ class Setting:
         function()
 
     def _on_spare(self, function: Callable[[], object]) -> None:
-        assert threading.current_thread() is not self.home
+        assert _thread.get_ident() != self.home
         function()
 
     @contextlib.contextmanager
@@ -81,7 +81,7 @@ class Setting:
         if self.name != "spare":
             yield
             return
-        assert threading.current_thread() is self.home
+        assert _thread.get_ident() == self.home
         with self._pipe() as reader:
             yield
             os.read(reader, 1)

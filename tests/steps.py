@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import threading
@@ -72,11 +73,11 @@ def on_a_spare(loop: HybridLoop, *steps: Step) -> None:
     with Step(loop) as home:
 
         def stops() -> None:
-            assert threading.get_ident() != ident
+            assert _thread.get_ident() != ident
             home.release()
             loop.stop()
 
-        ident = threading.get_ident()
+        ident = _thread.get_ident()
         callbacks: list[Callable[[], object]] = [home, *steps, stops]
         for callback in callbacks:
             loop.call_soon(callback)
@@ -88,13 +89,13 @@ def on_a_spare(loop: HybridLoop, *steps: Step) -> None:
 async def go(place: str, coroutine: Awaitable[None]) -> None:
     """Await something; on a spare if so wished, while the home is blocked until it is over."""
     if place == "home":
-        assert threading.current_thread() is threading.main_thread()
+        assert _thread.get_ident() == threading.main_thread().ident
         await coroutine
         return
     with pipe() as (reader, writer):
 
         async def elsewhere() -> None:
-            assert threading.current_thread() is not threading.main_thread()
+            assert _thread.get_ident() != threading.main_thread().ident
             try:
                 await coroutine
             finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
@@ -186,12 +187,12 @@ def test_unbound_tasks_move_while_a_bound_one_blocks(tmp_path: Path, where: str)
                 idents: list[int] = []
 
                 def blocks(session: Any) -> int:
-                    idents.append(threading.get_ident())
+                    idents.append(_thread.get_ident())
                     os.read(reader, 1)
                     assert holds(loop)
-                    idents.append(threading.get_ident())
+                    idents.append(_thread.get_ident())
                     number = session.execute(text("select 40 + 2")).scalar_one()
-                    idents.append(threading.get_ident())
+                    idents.append(_thread.get_ident())
                     return int(number)
 
                 async def queries() -> int:
@@ -201,7 +202,7 @@ def test_unbound_tasks_move_while_a_bound_one_blocks(tmp_path: Path, where: str)
                 async def releases() -> None:
                     while len(idents) < 1:
                         await asyncio.sleep(0)
-                    assert threading.get_ident() not in idents
+                    assert _thread.get_ident() not in idents
                     os.write(writer, b"x")
 
                 async def works() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import signal
@@ -59,7 +60,7 @@ def test_what_a_step_asks_for_holds_on_every_thread(
     threads: set[int] = set()
 
     async def looks() -> None:
-        threads.add(threading.get_ident())
+        threads.add(_thread.get_ident())
         found.append(get())
 
     async def asks() -> None:

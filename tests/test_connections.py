@@ -5,6 +5,7 @@ Nothing here says ``check_same_thread=False``: what works on asyncio, where all 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import os
@@ -122,11 +123,11 @@ def test_what_one_coroutine_has_opened_another_one_uses_on_another_thread(opener
     threads: list[int] = []
 
     async def opens() -> None:
-        threads.append(threading.get_ident())
+        threads.append(_thread.get_ident())
         opened.append(OPENERS[opener](path))
 
     async def uses() -> None:
-        threads.append(threading.get_ident())
+        threads.append(_thread.get_ident())
         for use in USES:
             use(opened[0])
 
@@ -186,15 +187,15 @@ def test_a_connection_that_was_opened_on_a_spare_can_be_used_after_the_run(opene
 
 
 def test_a_transaction_begins_on_one_thread_and_ends_on_another(path: Path) -> None:
-    threads: list[threading.Thread] = []
+    threads: list[int] = []
 
     async def transaction(db: sqlite3.Connection, goes_on: asyncio.Event, writer: int) -> None:
         cursor = db.execute("SELECT n FROM t ORDER BY n")
         with db:
-            threads.append(threading.current_thread())
+            threads.append(_thread.get_ident())
             db.execute("INSERT INTO t (n) VALUES (100)")
             await goes_on.wait()
-            threads.append(threading.current_thread())
+            threads.append(_thread.get_ident())
         assert [n for (n,) in cursor] == [0, 1, 2, 100]  # no method is called here
         os.write(writer, b"x")
 
@@ -208,7 +209,7 @@ def test_a_transaction_begins_on_one_thread_and_ends_on_another(path: Path) -> N
             await task
 
     hybridexec.run(main())
-    assert threads[0] is threading.main_thread() is not threads[1]
+    assert threads[0] != threads[1]
 
 
 def test_rows_are_fetched_while_the_loop_is_elsewhere(path: Path) -> None:
@@ -224,7 +225,7 @@ def test_rows_are_fetched_while_the_loop_is_elsewhere(path: Path) -> None:
         return db.execute("SELECT wait(n) FROM t ORDER BY n").fetchall()
 
     async def writes() -> None:
-        on_spare.append(threading.current_thread() is not threading.main_thread())
+        on_spare.append(_thread.get_ident() != threading.main_thread().ident)
         os.write(writer, b"x")
 
     async def main() -> None:

@@ -5,6 +5,7 @@ That the loop has moved is proved by causality: a step blocks on what only anoth
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import collections
 import contextvars
@@ -478,9 +479,9 @@ def test_rule3_the_ready_queue_stays_fifo() -> None:
                 os.read(reader, 1)
             elif number == 77:
                 time.sleep(0.002)
-            elif number == 190:
-                os.write(writer, b"xxx")
             order.append(number)
+            if number == 190:
+                os.write(writer, b"xxx")  # on a busy machine this may last, too
 
         async def main() -> None:
             loop = asyncio.get_running_loop()
@@ -627,7 +628,7 @@ def test_rule4_the_loop_comes_home_when_it_is_about_to_idle() -> None:
                 idles += 1
                 assert idles < 20
                 await asyncio.sleep(0.001)
-            assert threading.current_thread() is threading.main_thread()
+            assert _thread.get_ident() == threading.main_thread().ident
 
     hybridexec.run(main())
 
@@ -640,7 +641,7 @@ def test_rule4_the_loop_comes_home_though_it_is_never_idle() -> None:
         async def busy() -> None:
             nonlocal came_home
             os.write(writer, b"x")
-            while threading.current_thread() is not threading.main_thread():
+            while _thread.get_ident() != threading.main_thread().ident:
                 await asyncio.sleep(0)
             came_home = True
 
@@ -659,16 +660,16 @@ def test_rule4_run_returns_on_the_thread_that_called_it() -> None:
         await block_the_home(write_to)
         return 42
 
-    before = threading.get_ident()
+    before = _thread.get_ident()
     assert hybridexec.run(main()) == 42
-    assert threading.get_ident() == before
+    assert _thread.get_ident() == before
 
 
 def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_is_blocked() -> None:
     """The home does it as soon as it waits for the loop itself, which somebody else has to bring about."""
     with pipe() as (reader, writer):
         received: list[int] = []
-        threads: list[threading.Thread] = []
+        threads: list[int] = []
 
         def handler(number: int, frame: FrameType | None) -> None:
             received.append(number)
@@ -677,7 +678,7 @@ def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_is_blocked
             os.read(reader, 1)
 
         async def sets_a_handler() -> Any:
-            threads.append(threading.current_thread())
+            threads.append(_thread.get_ident())
             return signal.signal(signal.SIGUSR1, handler)
 
         async def releases() -> None:
@@ -694,14 +695,14 @@ def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_is_blocked
             hybridexec.run(main())
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        assert threads[0] is not threading.main_thread()
+        assert threads[0] != threading.main_thread().ident
         assert received == [signal.SIGUSR1]
 
 
 def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_waits() -> None:
     with pipe() as (reader, writer):
         home: LWP
-        threads: list[threading.Thread] = []
+        threads: list[int] = []
 
         async def blocks() -> None:
             os.read(reader, 1)
@@ -710,7 +711,7 @@ def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_waits() ->
             with hybridexec.pinned():
                 os.write(writer, b"x")
                 spin_until(lambda: home.state is LwpState.RETURNING)
-            threads.append(threading.current_thread())
+            threads.append(_thread.get_ident())
             assert signal.signal(signal.SIGUSR1, signal.SIG_IGN) == signal.SIG_DFL
             with pytest.raises(ValueError, match="signal number out of range"):
                 signal.signal(4711, signal.SIG_IGN)
@@ -727,18 +728,18 @@ def test_rule4_signal_handlers_can_be_set_from_a_spare_while_the_home_waits() ->
             assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
         finally:
             signal.signal(signal.SIGUSR1, signal.SIG_DFL)
-        assert threads[0] is not threading.main_thread()
+        assert threads[0] != threading.main_thread().ident
 
 
 def test_rule4_add_signal_handler_works_from_a_spare() -> None:
     with pipe() as (reader, writer):
-        threads: list[threading.Thread] = []
+        threads: list[int] = []
 
         async def blocks() -> None:
             os.read(reader, 1)
 
         async def handles_a_signal() -> None:
-            threads.append(threading.current_thread())
+            threads.append(_thread.get_ident())
             loop = asyncio.get_running_loop()
             caught = asyncio.Event()
             loop.add_signal_handler(signal.SIGUSR1, caught.set)
@@ -754,7 +755,7 @@ def test_rule4_add_signal_handler_works_from_a_spare() -> None:
             await asyncio.gather(blocks(), handles_a_signal(), releases())
 
         hybridexec.run(main())
-        assert threads[0] is not threading.main_thread()
+        assert threads[0] != threading.main_thread().ident
         assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
@@ -766,7 +767,7 @@ def test_rule4_a_thread_that_is_not_the_main_one_can_be_home() -> None:
         await block_the_home(write_to)
         while here() is not home:
             await asyncio.sleep(0.001)
-        idents.append(threading.get_ident())
+        idents.append(_thread.get_ident())
 
     thread = threading.Thread(target=lambda: hybridexec.run(main()), name="a home of its own")
     thread.start()
@@ -794,13 +795,13 @@ def test_rule5_no_handoff_without_a_blocking_call() -> None:
         await writer.wait_closed()
 
     async def main() -> None:
-        idents = {threading.get_ident()}
+        idents = {_thread.get_ident()}
         lock = threading.Lock()
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         await asyncio.gather(*(client(server.sockets[0].getsockname()[1]) for _ in range(10)))
         for _ in range(100):
             with lock:
-                idents.add(threading.get_ident())
+                idents.add(_thread.get_ident())
             time.sleep(0)
             await asyncio.sleep(0)
         server.close()
@@ -810,7 +811,7 @@ def test_rule5_no_handoff_without_a_blocking_call() -> None:
         assert stats.upcalls[UpcallKind.BLOCKED] == 0
         assert stats.upcalls[UpcallKind.LWP_STARTED] == 0
         assert stats.lwps_alive == 1
-        assert idents == {threading.get_ident()}
+        assert idents == {_thread.get_ident()}
 
     hybridexec.run(main())
 
@@ -874,7 +875,7 @@ def test_rule6_bound_tasks_stay_on_their_lwp_while_others_move() -> None:
             with hybridexec.bound():
                 ready.set()
                 for _ in range(50):
-                    idents.append(threading.get_ident())
+                    idents.append(_thread.get_ident())
                     if blocked:
                         while_blocked.append("bound")
                     await asyncio.sleep(0)
@@ -904,7 +905,7 @@ def test_rule6_bound_tasks_stay_on_their_lwp_while_others_move() -> None:
         blocked_over = threading.Event()
         hybridexec.run(main())
         assert len(idents) == 50
-        assert set(idents) == {threading.get_ident()}
+        assert set(idents) == {_thread.get_ident()}
         assert while_blocked.count("unbound") == 100
         assert "bound" not in while_blocked
 
@@ -918,12 +919,12 @@ def test_rule6_a_task_can_be_bound_to_a_spare() -> None:
 
         async def bound_task() -> None:
             with hybridexec.bound():
-                idents.append(threading.get_ident())
+                idents.append(_thread.get_ident())
                 os.write(writer, b"x")
                 for _ in range(20):
                     await asyncio.sleep(0.001)
                     time.sleep(0.001)
-                    idents.append(threading.get_ident())
+                    idents.append(_thread.get_ident())
 
         async def main() -> None:
             await asyncio.gather(blocks(), bound_task())
@@ -931,7 +932,7 @@ def test_rule6_a_task_can_be_bound_to_a_spare() -> None:
         hybridexec.run(main())
         assert len(idents) == 21
         assert len(set(idents)) == 1
-        assert idents[0] != threading.get_ident()
+        assert idents[0] != _thread.get_ident()
 
 
 def test_rule6_two_tasks_bound_to_one_lwp_keep_their_order() -> None:
@@ -955,89 +956,6 @@ def test_rule6_two_tasks_bound_to_one_lwp_keep_their_order() -> None:
     assert order == [0, 1] * 10
 
 
-@pytest.mark.parametrize("by", ["acquire", "with", "condition", "context manager"])
-def test_rule6_an_owned_rlock_binds(by: str) -> None:
-    """An RLock that is held across an await has to be released by the thread that owns it."""
-    import contextlib
-
-    lock = threading.RLock()
-    condition = threading.Condition(lock)
-    releases: list[tuple[int, int]] = []
-
-    @contextlib.contextmanager
-    def locked() -> Any:
-        with lock:
-            yield
-
-    async def holds_it() -> None:
-        for _ in range(5):
-            ident = threading.get_ident()
-            if by == "acquire":
-                lock.acquire()
-                await asyncio.sleep(0.002)
-                lock.release()
-            elif by == "with":
-                with lock:
-                    await asyncio.sleep(0.002)
-            elif by == "condition":
-                with condition:
-                    await asyncio.sleep(0.002)
-            else:
-                with locked():
-                    await asyncio.sleep(0.002)
-            releases.append((ident, threading.get_ident()))
-            await asyncio.sleep(0)
-
-    async def blocks() -> None:
-        for _ in range(8):
-            time.sleep(0.002)
-            await asyncio.sleep(0)
-
-    async def main() -> int:
-        await asyncio.gather(*(blocks() for _ in range(3)), holds_it(), *(blocks() for _ in range(3)))
-        return running_loop().stats().handoffs
-
-    assert hybridexec.run(main()) > 0
-    assert len(releases) == 5
-    assert all(owner == releaser for owner, releaser in releases)
-    assert lock.acquire(blocking=False)
-
-
-def test_rule6_an_rlock_excludes_another_task_until_its_owner_goes_on() -> None:
-    """Two tasks on one thread would share an RLock; here the second waits on another LWP, and the owner goes on."""
-    lock = threading.RLock()
-    order: list[str] = []
-
-    async def owner(taken: asyncio.Event, go_on: asyncio.Event) -> None:
-        with lock:
-            order.append("owner takes it")
-            taken.set()
-            await go_on.wait()
-            order.append("owner lets it go")
-
-    async def main() -> None:
-        taken, go_on = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(owner(taken, go_on))
-        await taken.wait()
-        with pipe() as (reader, writer):
-
-            async def blocks_home() -> None:
-                os.read(reader, 1)
-
-            async def wants_it() -> None:
-                assert threading.current_thread() is not threading.main_thread()
-                go_on.set()
-                os.write(writer, b"x")
-                lock.acquire()
-                order.append("the other takes it")
-                lock.release()
-
-            await asyncio.gather(blocks_home(), wants_it(), task)
-
-    hybridexec.run(main())
-    assert order == ["owner takes it", "owner lets it go", "the other takes it"]
-
-
 async def greenlet_spawn(function: Callable[[Callable[[Any], Any]], Any]) -> Any:
     """Run a function in a greenlet; it may await by calling what it gets.  As SQLAlchemy's asyncio extension does."""
     parent = greenlet.getcurrent()
@@ -1050,11 +968,11 @@ async def greenlet_spawn(function: Callable[[Callable[[Any], Any]], Any]) -> Any
 
 def test_rule6_a_live_greenlet_binds() -> None:
     def inside(await_: Callable[[Any], Any]) -> int:
-        idents = {threading.get_ident()}
+        idents = {_thread.get_ident()}
         for _ in range(10):
             await_(asyncio.sleep(0.001))
             time.sleep(0.001)
-            idents.add(threading.get_ident())
+            idents.add(_thread.get_ident())
         return len(idents)
 
     async def blocks() -> None:
@@ -1087,12 +1005,12 @@ def test_rule6_a_dead_greenlet_lets_go() -> None:
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             os.write(writer, b"x")  # only from another LWP than the blocked one
-            return threading.get_ident()
+            return _thread.get_ident()
 
         async def blocks(free: asyncio.Event) -> int:
             await free.wait()
             os.read(reader, 1)
-            return threading.get_ident()
+            return _thread.get_ident()
 
         async def main() -> tuple[int, int]:
             free = asyncio.Event()
@@ -1178,11 +1096,11 @@ def test_rule7_a_result_and_an_exception_arrive_from_a_spare() -> None:
             os.read(reader, 1)
 
         async def raises() -> None:
-            assert threading.current_thread() is not threading.main_thread()
+            assert _thread.get_ident() != threading.main_thread().ident
             raise LookupError("from a spare")
 
         async def returns() -> int:
-            assert threading.current_thread() is not threading.main_thread()
+            assert _thread.get_ident() != threading.main_thread().ident
             os.write(writer, b"x")
             return 42
 
@@ -1232,7 +1150,7 @@ def test_rule7_what_ends_the_loop_on_a_spare_reaches_the_caller(kind: type[BaseE
                 finished.append("blocks")
 
         async def ends_it() -> None:
-            assert threading.current_thread() is not threading.main_thread()
+            assert _thread.get_ident() != threading.main_thread().ident
             os.write(writer, b"x")
             raise kind("from a spare")
 

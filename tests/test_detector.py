@@ -19,13 +19,16 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from helpers import LIBC, Recorder, Scene, fill, fresh, holds, pipe, play, running_loop, start
 
 import hybridexec
 from hybridexec import Detection, UpcallKind
-from hybridexec.detector import trap
+from hybridexec.detector import calls, trap
+from hybridexec.detector.sampler import _stands_in
 
 type Case = tuple[Callable[[], object], Callable[[], object]]
 type Maker = Callable[[contextlib.ExitStack, Path], Case]
@@ -689,3 +692,32 @@ def test_a_trap_does_not_take_the_place_of_one_that_nobody_knows_of() -> None:
             assert lwp.trap is None
 
     hybridexec.run(main())
+
+
+# ---------------------------------------------------------------- what stands in a call
+
+
+def test_a_thread_in_the_packages_own_code_stands_in_the_call_only_if_that_is_on_the_way_to_it() -> None:
+    """C code calls back into the program, whose calls go through the detector: that is Python code like any other."""
+    seen: list[bool] = []
+    callers: list[FrameType] = []
+
+    def look(innermost: FrameType) -> None:
+        site = calls.Site(callers[0].f_code, callers[0].f_lasti)
+        seen.append(_stands_in(calls.Call(site, None, None, Detection.DECLARED), innermost))
+
+    package = dict[str, Any](look=look, sys=sys)
+    exec(compile("def on_call():\n look(sys._getframe())", calls.__file__, "exec"), package)
+
+    def called(_: int) -> None:
+        look(sys._getframe())
+        package["on_call"]()
+
+    def makes_the_call() -> None:
+        callers.append(sys._getframe())
+        package["on_call"]()  # on the way to the call, and back from it
+        next(map(called, [0]))
+        look(sys._getframe())
+
+    makes_the_call()
+    assert seen == [True, False, False, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import logging
@@ -16,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import LIBC, lwps, pipe, running_loop, start
+from helpers import LIBC, lwps, pipe, running_loop, start, thread_name
 from steps import Step, on_a_spare
 
 import hybridexec
@@ -81,7 +82,7 @@ def test_no_lwp_is_left_however_main_ends(where: str, how: type[BaseException] |
 def test_run_returns_on_its_thread_with_everything_put_back() -> None:
     def state() -> tuple[object, ...]:
         return (
-            threading.get_ident(),
+            _thread.get_ident(),
             signal.getsignal(signal.SIGINT),
             signal.set_wakeup_fd(-1),
             vars(signal)["_signal"],
@@ -284,7 +285,7 @@ def test_a_loop_that_runs_cannot_be_closed_from_any_of_its_steps(loop: HybridLoo
     def closes() -> None:
         with pytest.raises(RuntimeError, match="Cannot close a running event loop"):
             loop.close()
-        refused.append(threading.current_thread().name)
+        refused.append(thread_name())
 
     def in_a_region() -> None:
         with hybridexec.blocking():

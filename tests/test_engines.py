@@ -5,6 +5,7 @@ All that the engines have in common is in the other files, which ``pytest --engi
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import logging
@@ -305,10 +306,10 @@ def test_what_a_protocol_leaves_behind_concerns_no_step() -> None:
 
 def test_an_exception_that_ends_the_loop_comes_out_of_a_poll_on_a_spare() -> None:
     """uvloop keeps what a protocol raises to itself; but the exception handler, which is told, may end the loop."""
-    home = threading.get_ident()
+    home = _thread.get_ident()
 
     def raises() -> None:
-        assert threading.get_ident() != home
+        assert _thread.get_ident() != home
         raise ValueError
 
     def exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

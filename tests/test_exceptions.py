@@ -325,14 +325,14 @@ def test_a_base_exception_of_a_task_group_is_a_base_exception_group(setting: Set
 def test_the_exit_status_of_a_program(run: str, statement: str, status: int) -> None:
     """Raised in a step that is on a spare, while the home is blocked and goes on only after it."""
     process = start(f"""
-        import asyncio, os, sys, threading, time
+        import _thread, asyncio, os, sys, threading, time
         import hybridexec
 
         reader, writer = os.pipe()
 
         async def ends():
             if {run!r} == "hybridexec.run":
-                assert threading.current_thread() is not threading.main_thread()
+                assert _thread.get_ident() != threading.main_thread().ident
             try:
                 os.write(writer, b"x")
                 {statement}

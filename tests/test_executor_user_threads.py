@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import concurrent.futures
 import sqlite3
@@ -120,7 +121,7 @@ def test_each_has_an_lwp_and_a_loop_of_its_own_in_the_model_1_to_1() -> None:
 
     async def meets() -> tuple[int, int]:
         barrier.wait(PATIENCE)
-        return threading.get_ident(), id(asyncio.get_running_loop())
+        return _thread.get_ident(), id(asyncio.get_running_loop())
 
     with executing(model="1:1") as executor:
         found = list(executor.map(lambda _: meets(), range(10)))
@@ -164,7 +165,7 @@ def test_a_bound_one_takes_every_step_on_one_lwp_that_nobody_else_uses(options: 
         local.number = number
         seen = set()
         for _ in range(20):
-            seen.add(threading.get_ident())
+            seen.add(_thread.get_ident())
             assert local.number == number
             await asyncio.sleep(0.001)
             threading.Event().wait(0.001)
@@ -172,7 +173,7 @@ def test_a_bound_one_takes_every_step_on_one_lwp_that_nobody_else_uses(options: 
 
     with executing(**options) as executor:
         bound = [executor.spawn(steps, number, scope="system") for number in range(3)]
-        free = [executor.spawn(threading.get_ident) for _ in range(20)]
+        free = [executor.spawn(_thread.get_ident) for _ in range(20)]
         seen = [thread.result(PATIENCE) for thread in bound]
         assert all(len(idents) == 1 for idents in seen)
         assert len(set.union(*seen)) == 3

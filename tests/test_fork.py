@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import multiprocessing
 import os
@@ -61,13 +62,13 @@ def runs_a_loop() -> int:
 
 async def on_a_spare(step: Callable[[], int]) -> int:
     """Run something in a step on a spare, while the home is blocked if this step is at home."""
-    if threading.current_thread() is not threading.main_thread():
+    if _thread.get_ident() != threading.main_thread().ident:
         return step()
     with pipe() as (reader, writer):
         found: list[int] = []
 
         async def elsewhere() -> None:
-            assert threading.current_thread() is not threading.main_thread()
+            assert _thread.get_ident() != threading.main_thread().ident
             found.append(step())
             os.write(writer, b"x")
 
@@ -79,7 +80,7 @@ async def on_a_spare(step: Callable[[], int]) -> int:
 
 async def at_home(step: Callable[[], int]) -> int:
     """Run something in a step at home."""
-    assert threading.current_thread() is threading.main_thread()
+    assert _thread.get_ident() == threading.main_thread().ident
     return step()
 
 
@@ -157,14 +158,14 @@ def _running() -> bool:
 
 
 REFUSED = """
-    import asyncio, os, signal, sys, threading, time
+    import _thread, asyncio, os, signal, sys, threading, time
     import hybridexec
 
     def forks():
         child = os.fork()
         if child == 0:
             signal.alarm(20)
-            print("child", threading.current_thread() is threading.main_thread(), flush=True)
+            print("child", _thread.get_ident() == threading.main_thread().ident, flush=True)
         return child
 
     async def parent(child):

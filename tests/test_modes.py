@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -159,7 +160,7 @@ def test_only_a_handoff_moves_a_loop(mode: str) -> None:
     idents: set[int] = set()
 
     def blocks() -> None:
-        idents.add(threading.get_ident())
+        idents.add(_thread.get_ident())
         with contextlib.suppress(BlockingCallError):
             time.sleep(0.002)
 
@@ -176,7 +177,7 @@ def test_only_a_handoff_moves_a_loop(mode: str) -> None:
         assert (stats.handoffs, stats.lwps_alive) == (0, 1)
 
     hybridexec.run(main(), mode=mode, threshold=60)
-    assert idents == {threading.get_ident()}
+    assert idents == {_thread.get_ident()}
 
 
 @pytest.mark.parametrize("mode", ["observe", "raise"])

@@ -19,31 +19,10 @@ async def makes(**options: Any) -> bool:
     return threading.Thread(**options).daemon
 
 
-async def makes_on_a_spare(**options: Any) -> bool:
-    """The same, and that others take the spare for a daemon all the same."""
-
-    async def step() -> bool:
-        spare = threading.current_thread()
-        assert spare is not home[0]
-        seen: list[bool] = []
-        other = threading.Thread(target=lambda: seen.append(spare.daemon))
-        other.start()
-        other.join()
-        assert seen == [True]
-        return await makes(**options)
-
-    assert threading.current_thread() is home[0]
-    return await elsewhere(step())
-
-
-home: list[threading.Thread] = []
-
-
 @pytest.mark.parametrize("home_is_daemon", [False, True])
 def test_it_is_a_daemon_if_the_home_is_one(home_is_daemon: bool) -> None:
     async def main() -> list[bool]:
-        home[:] = [threading.current_thread()]
-        return [await makes(), await makes_on_a_spare()]
+        return [await makes(), await elsewhere(makes())]
 
     found: list[bool] = []
     thread = threading.Thread(target=lambda: found.extend(hybridexec.run(main())), daemon=home_is_daemon)
@@ -54,8 +33,7 @@ def test_it_is_a_daemon_if_the_home_is_one(home_is_daemon: bool) -> None:
 
 def test_a_step_that_says_what_it_is_to_be_is_heard() -> None:
     async def main() -> bool:
-        home[:] = [threading.current_thread()]
-        return await makes_on_a_spare(daemon=True)
+        return await elsewhere(makes(daemon=True))
 
     assert hybridexec.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import collections
 import contextlib
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import LIBC, Recorder, fresh, holds, pipe, play, running_loop
+from helpers import LIBC, Recorder, fresh, holds, pipe, play, running_loop, thread_name
 
 import hybridexec
 from hybridexec import Detection, UpcallKind
@@ -416,7 +417,7 @@ def test_a_bound_section_keeps_its_thread_and_lets_go() -> None:
     async def section() -> None:
         with hybridexec.bound(), hybridexec.bound():
             for _ in range(20):
-                idents.append(threading.get_ident())
+                idents.append(_thread.get_ident())
                 await asyncio.sleep(0)
 
     async def blocks() -> None:
@@ -635,14 +636,14 @@ def test_code_can_ask_for_its_lwp() -> None:
         home = hybridexec.current_lwp()
         assert home is not None
         assert home.name == threading.main_thread().name
-        assert home.ident == threading.get_ident()
+        assert home.ident == _thread.get_ident()
         assert await asyncio.to_thread(hybridexec.current_lwp) is None
         with pipe() as (reader, writer):
 
             async def spare() -> str:
                 lwp = hybridexec.current_lwp()
                 assert lwp is not None
-                assert lwp.name == threading.current_thread().name
+                assert lwp.name == thread_name()
                 os.write(writer, b"x")
                 return lwp.name
 

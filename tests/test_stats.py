@@ -126,7 +126,7 @@ def test_blocked_lwps_are_counted_while_they_are_blocked(count: int) -> None:
             assert stats.upcalls[UpcallKind.UNBLOCKED] == count
             assert stats.frozen_time >= stats.longest_block > 0.0
 
-    hybridexec.run(main())
+    hybridexec.run(main(), threshold=60)  # what the mood of the machine makes slow is no block
 
 
 @pytest.mark.parametrize("mode", ["handoff", "observe"])
@@ -144,7 +144,7 @@ def test_the_time_that_a_default_loop_would_have_stood_still(mode: str) -> None:
         assert 0.06 <= stats.frozen_time <= time.monotonic() - before
         return stats
 
-    stats = hybridexec.run(main(), mode=mode)
+    stats = hybridexec.run(main(), mode=mode, threshold=60)
     assert stats.upcalls[UpcallKind.BLOCKED] == stats.upcalls[UpcallKind.UNBLOCKED] == 3
     assert stats.handoffs == (3 if mode == "handoff" else 0)
 
@@ -157,7 +157,7 @@ def test_what_a_pinned_step_does_is_counted_as_well() -> None:
                 time.sleep(0.002)
         return running_loop().stats()
 
-    stats = hybridexec.run(main())
+    stats = hybridexec.run(main(), threshold=60)
     assert stats.handoffs == 0
     assert stats.upcalls[UpcallKind.BLOCKED] == stats.upcalls[UpcallKind.UNBLOCKED] == 2
     assert 0.002 <= stats.longest_block < stats.frozen_time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import cProfile
@@ -21,7 +22,7 @@ from typing import Any
 
 import coverage
 import pytest
-from helpers import LIBC, Scene, Witness, fresh, pipe, play, play_strictly, run_script, start
+from helpers import LIBC, Scene, Witness, fresh, pipe, play, play_strictly, run_script, start, thread_name
 
 import hybridexec
 from hybridexec import Detection, DetectorUnavailableError, UpcallKind
@@ -140,7 +141,7 @@ def test_another_tool_sees_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> No
 # ---------------------------------------------------------------- coverage and profilers
 
 SERVICE = """
-import asyncio, ctypes, os, threading
+import _thread, asyncio, ctypes, os, threading
 import hybridexec
 
 libc = ctypes.CDLL(None)
@@ -148,19 +149,19 @@ libc = ctypes.CDLL(None)
 
 async def declared(reader):
     data = os.read(reader, 1)
-    return data, threading.current_thread() is threading.main_thread()
+    return data, _thread.get_ident() == threading.main_thread().ident
 
 
 async def discovered(reader):
     data = bytes(1)
     libc.read(reader, data, 1)
-    return data, threading.current_thread() is threading.main_thread()
+    return data, _thread.get_ident() == threading.main_thread().ident
 
 
 async def releases(writer):
     await asyncio.sleep(0)
     os.write(writer, b"x")
-    return threading.current_thread().name
+    return hybridexec.current_lwp().name
 
 
 async def main():
@@ -440,8 +441,8 @@ def test_an_lwp_has_one_name_everywhere() -> None:
         lwp = hybridexec.current_lwp()
         assert lwp is not None
         found.append(lwp.name)
-        found.append(threading.current_thread().name)
-        (listed,) = (thread for thread in threading.enumerate() if thread.ident == threading.get_ident())
+        found.append(thread_name())
+        (listed,) = (thread for thread in threading.enumerate() if thread.ident == _thread.get_ident())
         found.append(listed.name)
 
     scene = on_a_spare(look)
@@ -460,7 +461,7 @@ def test_the_interpreters_own_dump_shows_where_each_lwp_is() -> None:
         idents: list[int] = []
 
         def looks_at_threads() -> None:
-            idents.append(threading.get_ident())
+            idents.append(_thread.get_ident())
             for _ in range(10_000):
                 file.seek(0)
                 file.truncate()

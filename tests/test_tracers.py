@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import bdb
 import importlib
@@ -183,10 +184,10 @@ class PerThread:
     class _One:
         def __init__(self, owner: PerThread) -> None:
             self.owner = owner
-            self.thread = threading.get_ident()
+            self.thread = _thread.get_ident()
 
         def __call__(self, frame: FrameType, event: str, arg: object) -> Self:
-            assert self.thread == threading.get_ident()
+            assert self.thread == _thread.get_ident()
             if event == "call":
                 self.owner.names.append(frame.f_code.co_name)
             return self

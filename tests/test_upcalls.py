@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from helpers import LIBC, Recorder, fresh, pipe, play, running_loop
+from helpers import LIBC, Recorder, fresh, pipe, play, running_loop, thread_name
 
 import hybridexec
 from hybridexec import CallSite, Detection, Instrument, Upcall, UpcallKind
@@ -152,7 +152,7 @@ def test_a_block_on_a_spare_names_it() -> None:
         os.read(reader, 1)
 
     async def spare(writer: int) -> None:
-        names.append(threading.current_thread().name)
+        names.append(thread_name())
         lock.acquire()
         os.write(writer, b"x")
 

@@ -7,6 +7,7 @@ sections in plain Python (:meth:`Shared.section`) break if any two steps of one 
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import contextvars
@@ -125,9 +126,9 @@ class Shared:
 
     def look(self) -> None:
         """Whether the calling step holds the loop."""
-        lwp, holder, ident = current_lwp(), self.loop._carrying.holder, getattr(self.loop, "_thread_id")  # noqa: B009
-        if lwp is None or holder is not lwp or ident != lwp.ident:
-            raise Broken(f"{lwp} goes on without the loop: the holder was {holder}, the loop's thread {ident}")
+        lwp, holder = current_lwp(), self.loop._carrying.holder
+        if lwp is None or holder is not lwp or lwp.ident != _thread.get_ident():
+            raise Broken(f"{lwp} goes on without the loop: the holder was {holder}")
         if asyncio.get_running_loop() is not self.loop:
             raise Broken("another loop runs here")
 

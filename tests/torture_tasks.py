@@ -5,6 +5,7 @@ None of it can end in a deadlock that asyncio's rules allow: nobody blocks on wh
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import ctypes
@@ -45,6 +46,59 @@ class Slow(asyncio.Protocol):
         self.missing = self.missing[len(data) :]
         if not self.missing:
             settle(self.received, self.worker.name)
+
+
+class Watching:
+    """A reader or a writer of a socket of its own, which blocks now and then.
+
+    It is called only as long as it is registered, when its socket is ready, and not again before it is through.
+    """
+
+    def __init__(self, worker: Worker, sock: socket.socket, *, writes: bool) -> None:
+        self.worker = worker
+        self.sock = sock
+        self.left = worker.rng.randrange(1, 4)
+        self.enough: asyncio.Future[str] = worker.shared.loop.create_future()
+        self.registered = True
+        self.inside = False
+        self.writes = writes
+        loop = worker.shared.loop
+        add, self.remove = (loop.add_writer, loop.remove_writer) if writes else (loop.add_reader, loop.remove_reader)
+        add(sock.fileno(), self)
+
+    def __call__(self) -> None:
+        """Take or give one byte, and block before or behind that."""
+        self.worker.shared.look()
+        if self.inside or not self.registered:
+            raise Broken(f"a callback of a descriptor: inside={self.inside}, registered={self.registered}")
+        self.inside = True
+        blocks = self.worker.rng.randrange(4)
+        if blocks == 0:
+            self.worker.block()
+        if self.registered:
+            try:
+                self.sock.send(b"x") if self.writes else self.sock.recv(1)
+            except BlockingIOError as exc:
+                raise Broken("a callback of a descriptor that is not ready") from exc
+            self.left -= 1
+        if blocks == 1:
+            self.worker.block()
+        self.worker.shared.look()
+        self.inside = False
+        if not self.left and self.registered:
+            self.end()
+            settle(self.enough, self.worker.name)
+
+    def end(self) -> None:
+        """It is no longer registered."""
+        if self.registered:
+            self.registered = False
+            if not self.remove(self.sock.fileno()):
+                raise Broken("a descriptor was not watched")
+
+    def replaced(self) -> None:
+        """Somebody else is registered in its place."""
+        self.registered = False
 
 
 class Worker:
@@ -152,25 +206,29 @@ class Worker:
             await self.stays()
 
     async def owns_an_rlock(self) -> None:
-        lock = self.rng.choice(self.shared.rlocks)
-        if getattr(lock, "_is_owned")():  # noqa: B009
-            return  # by another task of this LWP, which would bind this one beyond its release
+        lock: Any = self.rng.choice(self.shared.rlocks)
         with self.point:
             got = lock.acquire(timeout=0.005)
         if got:
             try:
-                await self.stays()
+                for _ in range(self.rng.randrange(1, 4)):
+                    with self.point:
+                        await asyncio.sleep(self.short())
+                    with self.point:
+                        self.block()
+                    if not lock._is_owned():
+                        raise Broken(f"the RLock of {self.name} has not followed the loop")
             finally:
                 lock.release()
 
     async def stays(self) -> None:
-        ident = threading.get_ident()
+        ident = _thread.get_ident()
         for _ in range(self.rng.randrange(1, 4)):
             with self.point:
                 await asyncio.sleep(self.short())
             with self.point:
                 self.block()
-            if threading.get_ident() != ident:
+            if _thread.get_ident() != ident:
                 raise Broken(f"{self.name} is bound, and has moved")
 
     async def uses_a_thread(self) -> None:
@@ -363,6 +421,36 @@ class Worker:
             finally:
                 transport.abort()
 
+    async def watches(self) -> None:
+        """A descriptor, which is given to others, or closed and its number reused, while its callback may be away."""
+        writes = self.rng.random() < 0.3
+        one, other = socket.socketpair()
+        now: Watching | None = None
+        try:
+            for _ in range(self.rng.randrange(1, 6)):
+                if now is None or self.rng.random() < 0.5:
+                    if now is not None:
+                        now.end()
+                    one.close()
+                    other.close()
+                    one, other = socket.socketpair()  # the numbers that were free just now, as a rule
+                    one.setblocking(False)
+                else:
+                    now.replaced()
+                now = Watching(self, one, writes=writes)
+                other.send(b"xxx")
+                await self.rng.choice([self.yields, self.sleeps, self.blocks])()
+            if now is not None:
+                with self.point:
+                    got = await now.enough
+                if got != self.name:
+                    raise Broken(f"a callback of a descriptor had {got}")
+        finally:
+            if now is not None:
+                now.end()
+            one.close()
+            other.close()
+
     # ---------------------------------------------------------------- what has tasks of its own
 
     def child(self, number: int) -> Worker:
@@ -431,6 +519,7 @@ SIMPLE: tuple[Callable[[Worker], Any], ...] = (
     Worker.passes_on,
     Worker.talks,
     Worker.receives,
+    Worker.watches,
 )
 DEPENDENT: tuple[Callable[[Worker], Any], ...] = (Worker.holds_a_lock, Worker.reads, Worker.gets)
 NESTING: tuple[Callable[[Worker], Any], ...] = (Worker.has_children, Worker.cancels, Worker.groups)

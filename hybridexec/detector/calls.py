@@ -11,6 +11,7 @@ call, and only marked after a fast one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dis
 import linecache
 import os
@@ -18,11 +19,11 @@ import selectors
 import sys
 import threading
 import tokenize
-from _thread import get_ident
 from time import monotonic
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
+from ..identity import os_ident
 from ..lwp import current
 from ..upcalls import CallSite, Detection
 from . import catalogue
@@ -42,6 +43,7 @@ _CALLING = os.path.join(_OWN, "executor", "calling.py")  # where a program's cal
 _EXCLUDED = _ASYNCIO, _OWN, *_SOURCES
 _SELECTORS = selectors.__file__  # the loop itself polls there; a program's own polls there are left to the sampler
 _WAIT = threading.Condition.wait.__code__
+_ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
 _SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
 
 
@@ -82,6 +84,7 @@ class Call:
         "name",
         "outer",
         "reported",
+        "restores",
         "site",
         "stays",
         "user_thread",
@@ -98,6 +101,7 @@ class Call:
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
         self.after: Binds | None = None  # what there is to see to when it is over
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
+        self.restores = False  # it gives an RLock back to who owned it before
         self.user_thread: str | None = None
         self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
         self.outer: Call | None = None  # the call whose C code has called back into Python
@@ -157,12 +161,14 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         if excluded(code) or code.co_filename == _SELECTORS:
             return DISABLE
         if entry is None:
+            if code is _ENTER_CONTEXT or _lets_go(callable):
+                return None  # the next callee here may be an RLock's
             known.resolve()
             entry = known.get(callable)
             if entry is None:
                 return DISABLE
         site = site_of(code, offset)
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is None or lwp.region or lwp.handle is None:
         return None  # not a step's call
     if lwp.carrying.inside():
@@ -189,9 +195,16 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     call.foreign = entry is None or entry.calls_back
     if entry is not None and entry.binds in _AFTER:
         call.after = entry.binds
+    call.restores = entry is not None and entry.binds is Binds.RLOCK_RESTORED
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None
+
+
+def _lets_go(callable: Any) -> bool:
+    """Whether a callable is what a ``Condition`` calls of a lock: where it does, that may be an RLock another time."""
+    function = callable.__func__ if type(callable) is MethodType else callable
+    return type(function) is FunctionType and function.__name__ in ("_release_save", "_acquire_restore")
 
 
 def _begins_thread(frame: FrameType) -> bool:
@@ -207,7 +220,7 @@ def _begins_thread(frame: FrameType) -> bool:
 
 def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RETURN: a C call is over."""
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         call = lwp.call
         if call is not None and call.site.code is code and call.site.offset == offset:
@@ -216,7 +229,7 @@ def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
 
 def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RAISE: a C call has raised."""
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         call = lwp.call
         if call is not None and call.site.code is code and call.site.offset == offset:

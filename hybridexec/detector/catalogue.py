@@ -43,6 +43,8 @@ class Binds(enum.Enum):
     SQLITE = "sqlite"
     CONNECTION = "connection"
     ATTRIBUTES = "attributes"
+    RLOCK_SAVED = "rlock saved"
+    RLOCK_RESTORED = "rlock restored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +223,10 @@ class Catalogue:
             self.add_name(name, will_block)
         for name in _DRIVERS:
             self.add_name(name, maybe, calls_back=True)
-        for method in ("acquire", "__enter__", "_acquire_restore"):  # the last one: where a Condition goes on
+        for method in ("acquire", "__enter__"):
             self.add(getattr(_RLOCK, method), _rlock, Binds.RLOCK)
+        self.add(_RLOCK._release_save, never, Binds.RLOCK_SAVED)
+        self.add(_RLOCK._acquire_restore, _restores, Binds.RLOCK_RESTORED)
         self.add_name("greenlet.greenlet.switch", maybe, Binds.GREENLET)
         self.add_name("greenlet.greenlet.throw", maybe, Binds.GREENLET)
 
@@ -312,11 +316,19 @@ def find(name: str) -> Any:
     return None
 
 
-_RLOCK = type(_thread.RLock())
+_RLOCK: Any = type(_thread.RLock())
+_rlocked = getattr(_RLOCK, "locked", None)  # since 3.14
 
 
 def _rlock(lock: Any, count: int) -> Verdict:
-    return Verdict.NEVER if lock._is_owned() else Verdict.MAYBE
+    if lock._is_owned():
+        return Verdict.NEVER
+    return Verdict.MAYBE if _rlocked is None else _lock(lock, count)
+
+
+def _restores(lock: Any, count: int) -> Verdict:
+    # Never NEVER, as its end has to be seen.  If the lock is the loop's, the step leaves that, and then waits.
+    return Verdict.SURE if lock._is_owned() or (_rlocked is not None and _rlocked(lock)) else Verdict.MAYBE
 
 
 catalogue = Catalogue()

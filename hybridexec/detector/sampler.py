@@ -23,6 +23,7 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
+from ..identity import os_thread
 from ..lwp import IN_POLL, LWP, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
@@ -170,7 +171,7 @@ class Sampler:
     def _run(self, sleep: _Sleep) -> None:
         idle = 0
         loops: list[tuple[Carrying, _Look]] = []
-        me = threading.current_thread()
+        me = os_thread()
         self._waited = own_wait()
         while True:
             late = 0.0
@@ -360,11 +361,14 @@ def _in_call(trap: Trap | None) -> bool:
 
 
 def _stands_in(call: Call, frame: FrameType) -> bool:
-    """Whether a frame stands in a call that was seen when it began: else Python code runs that C code has called.
-
-    (This package's own code is where a step waits for the home.)
-    """
-    return own(frame.f_code) or (call.site.code is frame.f_code and call.site.offset == frame.f_lasti)
+    """Whether a thread stands in a call that was seen when it began, or in this package's own code on the way there:
+    else Python code runs that C code has called, and its calls go through this package's code as well."""
+    site, at = call.site, frame
+    while not (at.f_code is site.code and at.f_lasti == site.offset):
+        if at.f_back is None or not own(at.f_code):
+            return False
+        at = at.f_back
+    return True
 
 
 def _slice_left(lwp: LWP, preempt: float, now: float) -> float:

@@ -17,11 +17,11 @@ import asyncio
 import dis
 import sys
 import threading
-from _thread import get_ident
 from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
+from ..identity import os_ident
 from ..lwp import LWP, LwpState, current
 from . import tool, yields
 from .calls import Call, own
@@ -187,7 +187,7 @@ def _sprung(lwp: LWP | None, code: CodeType) -> None:
 
 def on_instruction(code: CodeType, offset: int) -> Any:
     """INSTRUCTION: armed code is executed, by whomever."""
-    _sprung(current.get(get_ident()), code)
+    _sprung(current.get(os_ident()), code)
 
 
 def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
@@ -196,7 +196,7 @@ def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
     That may be what a signal handler has raised at the very beginning of one of our callbacks, before it could do
     anything: then the step is still without the loop.
     """
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
         trap = lwp.trap
         if lwp.call is not None and not lwp.region and lwp.state in _AWAY and (trap is None or trap.call is None):
@@ -207,4 +207,4 @@ def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
 
 def on_escape(code: CodeType, offset: int) -> Any:
     """PY_START, PY_RESUME: any Python code goes on."""
-    _sprung(current.get(get_ident()), code)
+    _sprung(current.get(os_ident()), code)

@@ -2,17 +2,18 @@
 
 Before 3.14 entering a ``with`` statement is no event, so an ``RLock`` that is taken by one and held across an ``await``
 goes unseen.  But suspending is an event (PY_YIELD), and code without a ``with`` statement answers ``DISABLE`` to it the
-first time; for the rest it is noted that the end of the step has to be looked at (``affinity.py``).
+first time; for the rest it is noted that the end of the step has to be looked at, and whose code it is (``rlocks.py``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import dis
 import sys
-from _thread import get_ident
 from types import CodeType
 from typing import Any
 
+from ..identity import os_ident
 from ..lwp import current
 
 _BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)
@@ -25,7 +26,8 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
     """PY_YIELD: a coroutine or a generator is suspended."""
     if _BEFORE_WITH not in code.co_code[::2]:
         return sys.monitoring.DISABLE
-    lwp = current.get(get_ident())
+    lwp = current.get(os_ident())
     if lwp is not None:
-        lwp.suspended = lwp.affine = lwp.alert = True
+        lwp.suspended.append(asyncio.current_task(lwp.carrying.reactions.loop))
+        lwp.affine = lwp.alert = True
     return None

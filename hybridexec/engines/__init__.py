@@ -6,12 +6,12 @@ import importlib
 import importlib.util
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 from ..base import Engine
 from ..config import PREFIX, Config
+from ..identity import on_main_thread
 from .selector import SelectorEngine  # now: the command line puts stand-ins in the place of what it is derived from
 
 
@@ -42,7 +42,7 @@ def engine(name: Any) -> type[Engine]:
 
 
 def _off_main_thread() -> bool:
-    return threading.current_thread() is not threading.main_thread()
+    return not on_main_thread()
 
 
 def _has_uvloop() -> bool:

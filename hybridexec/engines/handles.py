@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import selectors
 from asyncio import events
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -28,25 +30,70 @@ class Step(events.Handle):
         self._repr = self._source_traceback = None
 
 
+class FdState(enum.Enum):
+    """Where a callback of ``add_reader`` or ``add_writer`` is.
+
+    Changed by who holds the loop, and under the mutex for a step that leaves it.
+    """
+
+    IDLE = "idle"  # its descriptor is watched; or it runs, with the loop, so that nobody looks
+    BUSY = "busy"  # it is queued, or runs without the loop: it is not to be called again
+    TAKEN_OUT = "taken out"  # busy, and a poll has found its descriptor ready: that is not watched, or polls would spin
+
+
 class FdHandle(events.Handle):
-    """A callback of ``add_reader`` or ``add_writer``."""
+    """A callback of ``add_reader`` or ``add_writer``: one registration.
+
+    It is in flight by itself, not its descriptor: that may have been given to another callback, or closed and its
+    number reused, before this one is back.  Only the one that is in its table still may be watched again.
+
+    Args:
+        table: the engine's readers or writers, by number.
+        fd: the file descriptor, or the object that has it.
+        number: the file descriptor.
+        callback: what to call.
+        args: with what.
+        loop: the loop.
+        context: what to call it in; a copy of the caller's if it is None.
+    """
 
     if TYPE_CHECKING:
         _loop: Any
 
-    __slots__ = ("fd", "polled", "taken_out", "watch")
+    __slots__ = ("fd", "number", "owner", "polled", "state", "table")
 
-    def __init__(self, fd: Any, watch: Callable[..., None], callback: Callable[..., object], args: Any, loop: Any):
-        super().__init__(callback, args, loop, None)
+    def __init__(
+        self,
+        table: dict[int, FdHandle],
+        fd: Any,
+        number: int,
+        callback: Callable[..., object],
+        args: Any,
+        loop: Any,
+        context: Context | None = None,
+    ) -> None:
+        super().__init__(callback, args, loop, context)
+        self.table = table
         self.fd = fd
-        self.watch = watch  # what has libuv watch the file descriptor
-        self.polled = 0  # the number of the poll that has found it ready, while it is queued
-        self.taken_out = False  # libuv does not watch it: it is queued
+        self.number = number
+        self.owner = getattr(callback, "__self__", None)  # known also after cancel()
+        self.state = FdState.IDLE
+        self.polled = 0  # the number of the poll that has found it ready, for an engine that may find it twice in one
+
+    def left(self) -> None:
+        """Its callback goes on without the loop."""
+        if self.state is FdState.IDLE:
+            self.state = FdState.BUSY
+
+    def is_registered(self) -> bool:
+        """Whether it has been neither removed nor replaced."""
+        return self.table.get(self.number) is self
 
     def _run(self) -> None:
-        self.polled = 0
-        if self.taken_out:
-            self._loop._put_back.append(self)
+        # In debug mode; else the loop does this itself.
+        if self.state is FdState.TAKEN_OUT:
+            self._loop.put_back(self)
+        self.state = FdState.IDLE
         super()._run()
 
 
@@ -81,3 +128,12 @@ class Timer(events.TimerHandle):
             if self._scheduled:
                 self._loop._timer_cancelled_count += 1
             self._callback = self._args = None
+
+
+def number_of(fd: Any) -> int:
+    """The number of a file descriptor, or of an object that has one.
+
+    Raises:
+        ValueError: it has none, or is closed.
+    """
+    return selectors._fileobj_to_fd(fd)  # type: ignore[attr-defined, no-any-return]

@@ -12,7 +12,8 @@ does.  The engine uses uvloop's public API alone, in this way:
   which is armed anew only when an earlier one is needed, bounds the poll.
 * *Readers and writers* of the program are known to libuv by a function that puts the program's handle into our queue.
   It may be called several times before that handle has run, since a file descriptor goes on being ready: the handle is
-  queued once, and if a later poll finds it queued still, the file descriptor is taken out until it has run.
+  queued once, and if a later poll finds it busy still (``FdState``), the file descriptor is taken out until the handle
+  has its turn, or its callback, which blocks, is over.
 * *Methods of protocols* are called by uvloop inside of the poll, and by nobody else.  ``lwp.handle`` is ``IN_POLL``
   meanwhile, so that what blocks in them is detected; but the loop cannot move.
 
@@ -28,15 +29,14 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import asyncio
 import collections
+import contextlib
 import functools
 import heapq
 import math
-import selectors
 import signal
 import socket
 import threading
 import time
-from _thread import get_ident
 from asyncio import events, unix_events
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
@@ -48,9 +48,10 @@ from typing import TYPE_CHECKING, Any
 from uvloop.loop import Loop
 
 from ..base import Engine
+from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from ..shield import Shield
-from .handles import FdHandle, Step, Timer
+from .handles import FdHandle, FdState, Step, Timer, number_of
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
@@ -89,7 +90,6 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._signal_handlers: dict[int, asyncio.Handle] = {}
         self._readers: dict[int, FdHandle] = {}
         self._writers: dict[int, FdHandle] = {}
-        self._put_back: list[FdHandle] = []
         self._poll_ident = 0  # the thread that polls
         self._on_main = False  # ... and whether that is the main thread
         self._polls = 0
@@ -123,8 +123,6 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         lwp = self._carrying.holder
         assert lwp is not None
         self._polls += 1
-        for handle in self._put_back:
-            self._watch_again(handle)
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
         main = self._on_main = lwp.ident == threading.main_thread().ident
@@ -172,7 +170,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def _write_to_self(self) -> None:
         """End the poll.  Any thread, and signal handlers."""
-        if self._poll_ident == get_ident():
+        if self._poll_ident == os_ident():
             self._end()
         else:
             _SelectorBase._write_to_self(self)
@@ -209,9 +207,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """Something in the poll was of the kind that a step is looked at for: none of it concerns the next step."""
         if lwp.trap is not None or lwp.call is not None:
             self._carrying.reactions.step_over(lwp)
-        lwp.owned = []
-        lwp.suspended = False
-        lwp.affine = lwp.alert = bool(lwp.bound_tasks)
+        self._carrying.reactions.affinity.after_step(lwp)
 
     # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
 
@@ -297,7 +293,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         try:
             _Base.call_exception_handler(self, context)
         except BaseException as exc:
-            if self._poll_ident != get_ident():
+            if self._poll_ident != os_ident():
                 raise
             self._raised = exc
             self._end()
@@ -343,64 +339,68 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's."""
-        self._watch(self._readers, super().add_reader, fd, callback, args)
+        self._watch(self._readers, fd, callback, args)
 
     def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's."""
-        self._watch(self._writers, super().add_writer, fd, callback, args)
+        self._watch(self._writers, fd, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""
-        return self._unwatch(self._readers, super().remove_reader, fd)
+        return self._unwatch(self._readers, fd)
 
     def remove_writer(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""
-        return self._unwatch(self._writers, super().remove_writer, fd)
+        return self._unwatch(self._writers, fd)
 
     def _watch(
-        self,
-        handles: dict[int, FdHandle],
-        watch: Callable[..., None],
-        fd: Any,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
+        self, table: dict[int, FdHandle], fd: Any, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         self._check_closed()
-        handle = FdHandle(fd, watch, callback, args, self)
-        if self not in _abandoned:
-            watch(fd, self._fd_ready, handle)
-        number = _number(fd)
-        former = handles.get(number)
-        handles[number] = handle
+        number = number_of(fd)
+        handle = FdHandle(table, fd, number, callback, args, self)
+        self._tell_uv(handle)
+        former = table.get(number)
+        table[number] = handle
         if former is not None:
             former.cancel()
 
-    def _unwatch(self, handles: dict[int, FdHandle], unwatch: Callable[[Any], Any], fd: Any) -> bool:
-        handle = handles.pop(_number(fd), None)
+    def _unwatch(self, table: dict[int, FdHandle], fd: Any) -> bool:
+        handle = table.pop(number_of(fd), None)
         if self._closed:
             return False
-        if self not in _abandoned:
-            unwatch(fd)
+        self._untell_uv(table, fd)
         if handle is not None:
             handle.cancel()
         return handle is not None
 
+    def _tell_uv(self, handle: FdHandle) -> None:
+        if self not in _abandoned:
+            add = super().add_reader if handle.table is self._readers else super().add_writer
+            add(handle.fd, self._fd_ready, handle)
+
+    def _untell_uv(self, table: dict[int, FdHandle], fd: Any) -> None:
+        if self not in _abandoned:
+            remove = super().remove_reader if table is self._readers else super().remove_writer
+            remove(fd)
+
     def _fd_ready(self, handle: FdHandle) -> None:
         """In the poll: a file descriptor is ready."""
-        if not handle.polled:
+        if handle.state is FdState.IDLE:
+            handle.state = FdState.BUSY
             handle.polled = self._polls
             self._ready.append(handle)
             self._end()
-        elif handle.polled != self._polls and not handle.taken_out:
-            handle.taken_out = True
-            remove = super().remove_reader if handle.watch == super().add_reader else super().remove_writer
-            remove(handle.fd)
+        elif handle.polled != self._polls and handle.state is FdState.BUSY:
+            handle.state = FdState.TAKEN_OUT
+            self._untell_uv(handle.table, handle.fd)
 
-    def _watch_again(self, handle: FdHandle) -> None:
-        self._put_back.remove(handle)
-        handle.taken_out = False
-        if not handle._cancelled:
-            handle.watch(handle.fd, self._fd_ready, handle)
+    def put_back(self, handle: FdHandle) -> None:
+        """As the selector engine's."""
+        was, handle.state = handle.state, FdState.IDLE
+        if was is FdState.TAKEN_OUT and handle.is_registered():
+            with contextlib.suppress(OSError, ValueError):  # closed without being removed
+                self._tell_uv(handle)
 
     # ---------------------------------------------------------------- signals
 
@@ -429,10 +429,6 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             return self._ssock.recv(4096)
         except BlockingIOError:
             return b""
-
-
-def _number(fd: Any) -> int:
-    return fd if isinstance(fd, int) else selectors._fileobj_to_fd(fd)  # type: ignore[attr-defined]
 
 
 def _opening(name: str) -> Any:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ..identity import os_thread
 from ..upcalls import logger
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class BoundLWPs:
         self._reap()
 
     def _reap(self) -> None:
-        me = threading.current_thread()
+        me = os_thread()
         for _ in range(len(self._ended)):
             try:
                 thread = self._ended.popleft()

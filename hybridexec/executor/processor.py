@@ -45,6 +45,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..identity import os_ident
 from ..loop import HybridLoop
 from ..upcalls import logger
 from .user_thread import Stage
@@ -121,7 +122,7 @@ class Processor:
         loop = self._direct
         if loop is not None:
             then = None
-            if not self._summoned and loop._carrying.holder_ident != threading.get_ident():
+            if not self._summoned and loop._carrying.holder_ident != os_ident():
                 self._summoned = True
                 loop._ready.append(asyncio.Handle(self._admit, (), loop))
                 then = self._hail

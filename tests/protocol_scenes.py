@@ -1,0 +1,403 @@
+"""Scenes of the protocol: a loop of the test's own, whose steps leave and come back by the real protocol.
+
+:class:`Loop` is what ``carrying.py`` sees of an event loop (``face.Face``): a queue, timers, a self-pipe, and a batch
+run as ``loop.py`` runs it.  It also watches: that one thread at a time runs Python of a step, and holds the loop for it
+(rule 1, rule 2), that each step is run once and to its end (rule 7), and that nobody waits longer than the bounds allow
+(rule 3, rule 4).
+
+A scene sets up steps, and threads that are none of the loop's; the loop is run until all steps are over, or one has
+stopped it, and closed.  Nothing in a scene waits for time to pass but where time is what it is about.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import heapq
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+from exploring import Event, Machine, Thread
+from instrumented import Protocol
+
+from hybridexec.upcalls import UpcallKind
+
+WORK = 0.002
+"""Seconds that a step takes which only computes."""
+
+TICK = 0.005
+"""Seconds between two looks of the sampler."""
+
+SPINS = 3
+"""Polls in a row that found events, or took no time, after which another one is the poll of an LWP that spins; and
+pokes after which one is heard: the holder may take the byte before the poller has run, but not for ever."""
+
+Code = Callable[[Any], None]
+"""A step's code: called with the LWP that runs it."""
+
+
+class Loop:
+    """An event loop of the test's, and the scene's stage.
+
+    Args:
+        protocol: the protocol's modules.
+        machine: what it runs on.
+        claimable: whether others may take the loop while an LWP polls.
+        max_lwps: the most LWPs.
+        spare_lwps: how many are kept.
+        idle_timeout: when others end.
+        longest: how long a step may compute, in the sum.
+        stops_by_itself: whether the loop stops when all is over.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        machine: Machine,
+        *,
+        claimable: bool = True,
+        max_lwps: int = 3,
+        spare_lwps: int = 1,
+        idle_timeout: float = 10.0,
+        longest: float = WORK,
+        stops_by_itself: bool = True,
+    ) -> None:
+        protocol.boot(machine)
+        self.machine = machine
+        self.claimable = claimable
+        self.carrying: Any = None  # made by the home
+        self._made = functools.partial(
+            protocol.carrying.Carrying, self, max_lwps=max_lwps, spare_lwps=spare_lwps, idle_timeout=idle_timeout
+        )
+        self.states = protocol.lwp.LwpState
+        self._longest = longest
+        self._bounds = protocol.carrying.RETURN_BOUND, protocol.carrying.HOME_BOUND
+        self._ready: collections.deque[tuple[str, Code]] = collections.deque()
+        self._timers: list[tuple[float, int, tuple[str, Code]]] = []
+        self._serials = itertools.count()
+        self._polls = 0  # in a row that have not waited, without a step in between
+        self._pokes = 0  # since an LWP began to wait in a poll
+        self._pipe = False  # there is a byte in the self-pipe
+        self._stopping = False
+        self._runs: dict[str, int] = {}  # how often each step has begun; None of them may stay 0
+        self._open = 0  # steps and other threads that are not over
+        self._executing: str | None = None  # whose Python code runs
+        self._letters: list[Event] = []
+        self._returning = 0  # steps that wait for the loop
+        self._away: float | None = None  # since when the home waits while others have the loop
+        self._stops_by_itself = stops_by_itself
+        self.stopped = Event(machine)
+        self.over = False
+        self.upcalls: collections.Counter[UpcallKind] = collections.Counter()
+
+    # ---------------------------------------------------------------- the scene's part
+
+    def step(self, name: str, code: Code) -> None:
+        """A step that is ready."""
+        self._ready.append(self._new(name, code))
+
+    def later(self, seconds: float, name: str, code: Code) -> None:
+        """A timer."""
+        heapq.heappush(self._timers, (self.machine.time + seconds, next(self._serials), self._new(name, code)))
+
+    def _new(self, name: str, code: Code) -> tuple[str, Code]:
+        assert name not in self._runs
+        self._runs[name] = 0
+        self._open += 1
+        return name, code
+
+    def submit(self, name: str, code: Code, *, hail: bool = False) -> None:
+        """Make a step ready, from any thread (``call_soon``)."""
+        step = self._new(name, code)
+        self.machine.point()
+        self._ready.append(step)
+        self.machine.point()
+        ident = self.carrying.holder_ident
+        if ident is not None and ident != self.machine.current.ident and not (hail and self.carrying.hail()):
+            self.poke()
+
+    def stop(self) -> None:
+        """As ``loop.stop()``."""
+        self._stopping = True
+        self.machine.point()
+        if self.carrying.holder_ident != self.machine.current.ident:
+            self.poke()
+
+    def release(self, event: Event) -> None:
+        """End a block, from any thread."""
+        self.machine.point()
+        event.set()
+
+    def spawn(self, function: Callable[[], None]) -> None:
+        """Start a thread that is none of the loop's.  One that a step starts may go on when the loop is closed."""
+        self.machine.thread(function, name=function.__name__.strip("_")).start()
+
+    def event(self) -> Event:
+        """What a block waits for."""
+        return Event(self.machine)
+
+    def play(self, *others: Callable[[], None], sampled: bool = False) -> None:
+        """Run the loop, beside other threads, close it, and see that all is in order."""
+        self.machine.run(lambda: self._main(others, sampled))
+        self.machine.check(not self.carrying.lwps and not self.carrying.detached, "an LWP is left")
+        for name, runs in self._runs.items():
+            self.machine.check(runs == 1, f"step {name} has been run {runs} times")
+        self.machine.check(not self._open, "a step is not over")
+
+    def _main(self, others: tuple[Callable[[], None], ...], sampled: bool) -> None:
+        carrying = self.carrying = self._made()
+        self.machine.released = self._watch
+        self._open += len(others)
+        threads = [self.machine.thread(self._other, (other,), name=other.__name__) for other in others]
+        for thread in threads:
+            thread.start()
+        if sampled:
+            self.spawn(self._sampler)
+        while True:
+            home = carrying.begin()
+            carrying.carry(home)
+            self._stopping = False
+            carrying.finish(home)
+            self.stopped.set()
+            for thread in threads:
+                thread.join()
+            if not self._ready and not self._timers:
+                break
+        carrying.close()
+        self.over = True
+
+    def _other(self, function: Callable[[], None]) -> None:
+        function()
+        self._one_is_over()
+
+    def _one_is_over(self) -> None:
+        self._open -= 1
+        if not self._open and self._stops_by_itself:
+            self.stop()
+
+    def _sampler(self) -> None:
+        while not self.over:
+            self.machine.sleep(TICK)
+            holder = self.carrying.holder
+            if holder is None:
+                continue
+            self.carrying.recall(self.machine.time)
+            self.retake(holder)
+
+    # ---------------------------------------------------------------- what a step can do
+
+    def code(self, name: str) -> None:
+        """Python of a step: nobody else may run any meanwhile."""
+        self._begin(name)
+        self.machine.point()
+        self._end(name)
+
+    def work(self, name: str, seconds: float = WORK) -> None:
+        """The same, and it takes time."""
+        self._begin(name)
+        self.machine.work(seconds)
+        self._end(name)
+
+    def _begin(self, name: str) -> None:
+        self.machine.check(self._executing is None, f"{name} and {self._executing} run at once")
+        holder = self.carrying.holder
+        mine = holder is not None and holder.ident == self.machine.current.ident
+        self.machine.check(mine, f"{name} runs without the loop")
+        self._executing = name
+
+    def _end(self, name: str) -> None:
+        self.machine.check(self._executing == name, f"{self._executing} has come in between {name}")
+        self._executing = None
+
+    def block(self, lwp: Any, until: Event, *, marked: bool = False) -> None:
+        """A blocking call, declared or marked."""
+        if marked:
+            self.carrying.mark(lwp)
+        elif self.carrying.leave(lwp, self.states.BLOCKED):
+            self.carrying.replenish()
+        until.wait()
+        self._rejoin(lwp)
+
+    def yield_slice(self, lwp: Any) -> None:
+        """A preempted step: others first."""
+        self.carrying.leave(lwp, self.states.PREEMPTED)
+        self.carrying.rejoin(lwp)
+        self.code(f"what was preempted on {lwp.name}")
+
+    def _rejoin(self, lwp: Any) -> None:
+        since = self._fair_time()
+        ahead = self._returning
+        self._returning += 1
+        self.carrying.rejoin(lwp)
+        self._returning -= 1
+        # When the bound is over a step may be under way, and one that is ahead may compute, too.
+        most = self._bounds[0] + (1 + ahead) * 2 * self._longest
+        waited = self._fair_time() - since
+        self.machine.check(waited <= most + 1e-9, f"{lwp.name} has waited for the loop for {waited:.4f} s")
+        self.code(f"what returns on {lwp.name}")
+
+    def ask_home(self, lwp: Any) -> None:
+        """Have the home do something, and wait for it as for any call."""
+        if lwp is self.carrying.home:
+            return
+        letter = self.event()
+        self._letters.append(letter)
+        self.carrying.leave(lwp, self.states.BLOCKED)
+        self.carrying.mail()
+        letter.wait()
+        self._rejoin(lwp)
+
+    def keep(self, lwp: Any, name: str) -> None:
+        """A step comes up that only this LWP may run (``affinity.py``)."""
+
+        def stays(runs_it: Any) -> None:
+            self.machine.check(runs_it is lwp, f"{name} runs on {runs_it.name}")
+
+        if self.carrying.holder is lwp:
+            self.step(name, stays)
+        else:
+            self.carrying.keep(lwp, self._new(name, stays))
+
+    def retake(self, lwp: Any) -> None:
+        """Retake the loop from a marked call, if it still is one."""
+        if self.carrying.leave(lwp, self.states.BLOCKED, lambda: lwp.state is self.states.MARKED):
+            self.carrying.replenish()
+
+    # ---------------------------------------------------------------- what is watched
+
+    def _watch(self) -> None:
+        """Whenever the mutex is let go."""
+        carrying, states = self.carrying, self.states
+        running = [lwp for lwp in carrying.lwps if lwp.state in (states.RUNNING, states.MARKED)]
+        if running and running != [carrying.holder]:
+            self.machine.fail(f"{running} run, and {carrying.holder} holds the loop")
+        queues = [*carrying.pollers, *carrying.parked, *carrying.returning, *carrying.preempted]
+        if len(queues) > 1 and len(queues) != len(set(queues)):
+            self.machine.fail(f"somebody is in two queues: {queues}")
+        home = carrying.home
+        if home is None or home in carrying.detached or carrying.holder in (home, None):
+            self._away = None
+            return
+        now = self._fair_time(home.thread)
+        if self._away is None:
+            self._away = now
+        # The sampler looks a tick later; a step is under way then, and when the home has been told; a poke may be lost.
+        most = self._bounds[1] + TICK + (3 + SPINS) * self._longest
+        self.machine.check(now - self._away <= most + 1e-9, f"the home has waited for {now - self._away:.4f} s")
+
+    def _fair_time(self, thread: Thread | None = None) -> float:
+        """The time without that in which a thread that waits, or the sampler, could have run, and was not let."""
+        starved = (thread or self.machine.current).starved
+        return (
+            self.machine.time
+            - starved
+            - sum(other.starved for other in self.machine.threads if other.name == "sampler")
+        )
+
+    # ---------------------------------------------------------------- face.Face
+
+    def timeout(self) -> float | None:
+        if self._ready or (self._stopping and self.carrying.can_stop()):
+            return 0
+        return self.until(self.next_timer())
+
+    def select(self, timeout: float | None) -> bool:
+        if timeout == 0:
+            self.machine.point()
+        self._polls = self._polls + 1 if self._pipe or timeout == 0 else 0
+        if self._polls > SPINS:
+            self.machine.give_way()
+        if not self._pipe and timeout != 0:
+            self._pokes = 0  # whoever waits from now on hears the next one, or some of them
+        self.machine.wait(lambda: self._pipe, -1 if timeout is None else timeout, what="events")
+        events = self._pipe
+        if not self.claimable:
+            self._pipe = False
+        return events
+
+    def turn(self, lwp: Any, events: bool) -> bool:
+        self.machine.check(self.carrying.holder is lwp, f"{lwp.name} runs a batch without the loop")
+        if events:
+            self._pipe = False
+        while self._timers and self._timers[0][0] <= self.machine.time:
+            self._ready.append(heapq.heappop(self._timers)[2])
+        self._ready.extendleft(reversed(lwp.kept))
+        lwp.kept.clear()
+        carrying = self.carrying
+        for _ in range(len(self._ready)):
+            step = self._ready.popleft()
+            lwp.handle = step
+            self._run(lwp, *step)
+            if lwp.alert:
+                lwp.alert = lwp.moved = False
+                lwp.handle = None
+                return not carrying.wanted or carrying.boundary(lwp)
+            if carrying.wanted:
+                lwp.handle = None
+                if not carrying.boundary(lwp):
+                    return False
+        lwp.handle = None
+        return True
+
+    def _run(self, lwp: Any, name: str, code: Code) -> None:
+        self._runs[name] += 1
+        self._polls = 0
+        self.code(name)
+        code(lwp)
+        self._begin(name)
+        self._end(name)
+        self._one_is_over()
+
+    def has_work(self) -> bool:
+        return bool(self._ready) or self._stopping
+
+    def next_timer(self) -> float:
+        return self._timers[0][0] if self._timers else math.inf
+
+    def has_input(self) -> bool:
+        return self._pipe or self.next_timer() <= self.machine.time
+
+    def poke(self) -> None:
+        self.machine.point()
+        self._pipe = True
+        self._pokes += 1
+        if self._pokes > SPINS:
+            self.machine.give_way()
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def until(self, deadline: float) -> float | None:
+        return None if deadline == math.inf else max(deadline - self.machine.time, 0.0)
+
+    def taken(self, lwp: Any) -> None:
+        pass
+
+    def left(self, lwp: Any) -> None:
+        pass
+
+    def returned(self, lwp: Any) -> None:
+        pass
+
+    def retires(self, lwp: Any) -> None:
+        pass
+
+    def started(self, lwp: Any) -> None:
+        pass
+
+    def serve(self) -> None:
+        home = self.carrying.home
+        self.machine.check(home is None or home.ident == self.machine.current.ident, "a spare serves the home's mail")
+        while self._letters:
+            self._letters.pop().set()
+
+    def describe(self, lwp: Any) -> str:
+        return lwp.name
+
+    def stuck(self, lwps: list[Any]) -> str:
+        return ""
+
+    def notice(self, kind: UpcallKind, lwp: Any) -> None:
+        self.upcalls[kind] += 1

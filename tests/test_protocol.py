@@ -1,0 +1,372 @@
+"""The protocol, explored: ``hybridexec/carrying.py`` itself, in many schedules of small scenes.  (docs/protocol.md)"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from exploring import Exhaustive, Failed, Grain, Machine, explore, pct
+from instrumented import Mutation, Protocol
+from protocol_scenes import WORK, Loop
+
+from hybridexec.upcalls import UpcallKind
+
+Make = Callable[..., Loop]
+Scene = Callable[[Make], None]
+SCENES: dict[Scene, int] = {}
+
+
+def scene(preemptions: int) -> Callable[[Scene], Scene]:
+    """A scene, and how many preemptions the gate can afford; the hunt does with 2 in all."""
+
+    def decorated(function: Scene) -> Scene:
+        SCENES[function] = preemptions
+        return function
+
+    return decorated
+
+
+@scene(2)
+def one_blocks(loop: Make) -> None:
+    """A step blocks and returns, while another LWP polls or is on its way to that."""
+    it = loop(max_lwps=2)
+    done = it.event()
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+
+    def outside() -> None:
+        it.release(done)
+
+    it.play(outside)
+
+
+@scene(2)
+def one_blocks_and_another_ends_it(loop: Make) -> None:
+    """What ends the block is a step of the same loop."""
+    it = loop(max_lwps=2)
+    done = it.event()
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+    it.step("ends it", lambda lwp: it.release(done))
+    it.play()
+
+
+def chain(it: Loop, steps: int, seconds: float = WORK) -> Callable[[Any], None]:
+    """A step that computes, and makes the next one ready."""
+
+    def computes(lwp: Any) -> None:
+        it.work(f"chain {steps}", seconds)
+        if steps:
+            it.step(f"chain {steps - 1}", chain(it, steps - 1, seconds))
+
+    return computes
+
+
+@scene(1)
+def work_comes_as_a_step_returns(loop: Make) -> None:
+    """A poll ends in the moment in which a call is over."""
+    it = loop(max_lwps=2)
+    done = it.event()
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+
+    def outside() -> None:
+        it.release(done)
+
+    def another() -> None:
+        it.submit("late", lambda lwp: None)
+
+    it.play(outside, another)
+
+
+@scene(0)
+def two_return_at_once(loop: Make) -> None:
+    """Two calls are over at once, while others compute: the bound of rule 3."""
+    it = loop()
+    done = it.event()
+    it.step("first", lambda lwp: it.block(lwp, done))
+    it.step("second", lambda lwp: it.block(lwp, done))
+    it.step("ends both", lambda lwp: it.release(done))
+    it.step("chain", chain(it, 5))
+    it.play()
+
+
+@scene(0)
+def home_against_a_return(loop: Make) -> None:
+    """The home's call and another one are over, one after the other, in an idle loop."""
+    it = loop()
+    homes, others = it.event(), it.event()
+    it.step("home", lambda lwp: it.block(lwp, homes))
+    it.step("other", lambda lwp: it.block(lwp, others))
+
+    def outside() -> None:
+        it.release(homes)
+        it.release(others)
+
+    it.play(outside)
+
+
+def with_a_parked_spare(it: Loop, then: Callable[[], None], *, sampled: bool) -> None:
+    """Have the home and one parked spare, and an idle loop; then run the rest, on a thread of its own."""
+    done, back = it.event(), it.event()
+
+    def blocks(lwp: Any) -> None:
+        it.block(lwp, done)
+        it.release(back)
+
+    def outside() -> None:
+        back.wait()
+        it.submit("nothing", lambda lwp: None)  # ends the polls of both, and the spare parks
+        then()
+
+    it.step("blocks", blocks)
+    it.step("ends it", lambda lwp: it.release(done))
+    it.play(outside, sampled=sampled)
+
+
+@scene(0)
+def the_home_polls_while_others_compute(loop: Make) -> None:
+    """Work that a hailed spare takes keeps the loop away from a home that polls: the bound of rule 4."""
+    it = loop(max_lwps=2, longest=0.005)
+
+    def then() -> None:
+        it.machine.sleep(0.001)
+        it.submit("chain", chain(it, 24, 0.005), hail=True)
+
+    with_a_parked_spare(it, then, sampled=True)
+
+
+@scene(0)
+def a_stop_meets_a_wake(loop: Make) -> None:
+    """The loop is stopped while a step returns and work comes from outside; it is run again for that."""
+    it = loop(stops_by_itself=False)
+    done = it.event()
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+    it.step("stops", lambda lwp: it.stop())
+
+    def outside() -> None:
+        it.release(done)
+        it.submit("late", lambda lwp: it.stop())
+
+    it.play(outside)
+
+
+@scene(2)
+def a_stop_from_the_home_itself(loop: Make) -> None:
+    """What stops the loop is the step that was blocked, when it is back."""
+    it = loop(stops_by_itself=False, max_lwps=2)
+    done = it.event()
+
+    def blocks(lwp: Any) -> None:
+        it.block(lwp, done)
+        it.stop()
+
+    it.step("blocks", blocks)
+    it.step("ends it", lambda lwp: it.release(done))
+    it.play()
+
+
+@scene(0)
+def a_close_waits(loop: Make) -> None:
+    """The loop is stopped and closed while a step is blocked, which comes back meanwhile."""
+    it = loop(stops_by_itself=False)
+    homes, others = it.event(), it.event()
+
+    def ends() -> None:
+        it.stopped.wait()
+        it.release(others)
+
+    def stops(lwp: Any) -> None:
+        it.release(homes)
+        it.spawn(ends)
+        it.stop()
+
+    it.step("home", lambda lwp: it.block(lwp, homes))
+    it.step("other", lambda lwp: it.block(lwp, others))
+    it.step("stops", stops)
+    it.play()
+
+
+@scene(0)
+def a_spare_retires_when_it_is_woken(loop: Make) -> None:
+    """A spare's patience is over in the moment in which it is hailed, or a block needs it."""
+    it = loop(max_lwps=2, spare_lwps=0, idle_timeout=0.01)
+    later = it.event()
+
+    def then() -> None:
+        it.machine.sleep(0.01)
+        it.submit("late", lambda lwp: it.block(lwp, later), hail=True)
+        it.submit("ends that", lambda lwp: it.release(later))
+
+    with_a_parked_spare(it, then, sampled=False)
+
+
+@scene(2)
+def exhaustion_and_its_end(loop: Make) -> None:
+    """All LWPs are blocked, one by what only a step behind them can end; then the other one comes back."""
+    it = loop(max_lwps=2)
+    outsides, steps = it.event(), it.event()
+    it.step("first", lambda lwp: it.block(lwp, outsides))
+    it.step("second", lambda lwp: it.block(lwp, steps))
+    it.step("ends it", lambda lwp: it.release(steps))
+
+    def outside() -> None:
+        it.release(outsides)
+
+    it.play(outside)
+    it.machine.check(it.upcalls[UpcallKind.EXHAUSTED] <= 1, "exhaustion was told twice")
+
+
+@scene(2)
+def a_marked_call_is_retaken(loop: Make) -> None:
+    """The sampler retakes the loop from a call in the moment in which that returns."""
+    it = loop(max_lwps=2)
+    done = it.event()
+    it.step("marks", lambda lwp: it.block(lwp, done, marked=True))
+    it.step("other", lambda lwp: None)
+
+    def retaker() -> None:
+        holder = it.carrying.holder
+        if holder is not None:
+            it.retake(holder)
+
+    def outside() -> None:
+        it.release(done)
+
+    it.play(retaker, outside)
+
+
+@scene(0)
+def a_preempted_step_and_a_return(loop: Make) -> None:
+    """A step has overrun its slice; others go on, one of which comes back from a call."""
+    it = loop()
+    done = it.event()
+    it.step("overruns", it.yield_slice)
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+    it.step("ends it", lambda lwp: it.release(done))
+    it.play()
+
+
+@scene(0)
+def a_spare_asks_the_home(loop: Make) -> None:
+    """A step on a spare needs the home, which is just coming back from a call of its own."""
+    it = loop()
+    done = it.event()
+
+    def asks(lwp: Any) -> None:
+        it.release(done)
+        it.ask_home(lwp)
+
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+    it.step("asks", asks)
+    it.play()
+
+
+@scene(0)
+def a_step_is_kept(loop: Make) -> None:
+    """A step waits for an LWP that returns, polls, or parks."""
+    it = loop()
+    homes, others = it.event(), it.event()
+    bound: list[Any] = []
+
+    def binds(lwp: Any) -> None:
+        bound.append(lwp)
+        it.block(lwp, others)
+
+    def outside() -> None:
+        it.release(homes)
+        it.release(others)
+        it.submit("keeps", lambda lwp: it.keep(bound[0], "kept"))
+
+    it.step("home", lambda lwp: it.block(lwp, homes))
+    it.step("binds", binds)
+    it.play(outside)
+
+
+# -------------------------------------------------------------------- the shares
+
+
+ENGINES = pytest.mark.parametrize("claimable", [True, False], ids=["claimed polls", "kept polls"])
+
+
+@pytest.fixture(scope="module")
+def protocol() -> Protocol:
+    return Protocol()
+
+
+def played(scene: Scene, protocol: Protocol, claimable: bool) -> Callable[[Machine], None]:
+    return lambda machine: scene(functools.partial(Loop, protocol, machine, claimable=claimable))
+
+
+@ENGINES
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_schedule_of_a_scene_with_few_preemptions(scene: Scene, protocol: Protocol, claimable: bool) -> None:
+    """The gate's share; and a few random schedules with switches anywhere."""
+    play = played(scene, protocol, claimable)
+    explore(play, Exhaustive(SCENES[scene]), Grain.SYNC)
+    explore(play, pct(range(40)), Grain.ALL)
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(3600)
+@ENGINES
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_schedule_with_two_preemptions_and_many_random_ones(
+    scene: Scene, protocol: Protocol, claimable: bool
+) -> None:
+    """The hunt's share."""
+    play = played(scene, protocol, claimable)
+    explore(play, Exhaustive(2), Grain.SYNC)
+    seed = random.randrange(1 << 30)
+    for grain in Grain:
+        explore(play, pct(range(seed, seed + 3000)), grain)
+
+
+# -------------------------------------------------------------------- what has to be found
+
+
+@dataclasses.dataclass(frozen=True)
+class Sought:
+    """A mutation, and the scene that finds it."""
+
+    mutation: Mutation
+    scene: Scene
+    claimable: bool = True
+
+
+MUTATIONS = [
+    Sought(Mutation("a forgotten wake-up", "leave", "self._send(successor)", "pass"), one_blocks_and_another_ends_it),
+    Sought(
+        Mutation("a claim without the lock", "_polled", "with self.mutex:", "if True:"), work_comes_as_a_step_returns
+    ),
+    Sought(
+        Mutation(
+            "a spare that retires too early", "_obtain", "self._unqueue(lwp)\n                        break", "break"
+        ),
+        a_spare_retires_when_it_is_woken,
+    ),
+    Sought(Mutation("a return that nobody hears of", "rejoin", "self.wanted = True", "pass"), two_return_at_once),
+    Sought(Mutation("a holder that polls and is not poked", "_poked", "_Action.POKE if", "None if"), one_blocks, False),
+    Sought(
+        Mutation("a home whose wait begins anew", "_due", "now - self._away_since", "now - home.since"),
+        the_home_polls_while_others_compute,
+    ),
+    Sought(Mutation("a call that is retaken after its end", "leave", "not still()", "False"), a_marked_call_is_retaken),
+    Sought(Mutation("a wake in flight for ever", "_wait", "if self._waking is lwp:", "if False:"), two_return_at_once),
+    Sought(Mutation("an idle holder that wakes nobody", "_idle", "if self.returning and", "if False and"), one_blocks),
+    Sought(Mutation("a close that wakes nobody", "close", "for lwp in self.parked", "for lwp in ()"), one_blocks),
+    Sought(
+        Mutation("a kept step that nobody hears of", "keep", "self._park(lwp)", "lwp.state = LwpState.PARKED"),
+        a_step_is_kept,
+    ),
+]
+
+
+@pytest.mark.parametrize("sought", MUTATIONS, ids=lambda sought: sought.mutation.name)
+def test_a_defect_is_found(sought: Sought) -> None:
+    """The checker sees what it is there for: each of these would hang, or break a rule, in some schedule only."""
+    play = played(sought.scene, Protocol(sought.mutation), sought.claimable)
+    with pytest.raises(Failed):
+        explore(play, Exhaustive(0), Grain.SYNC)
+        explore(play, pct(range(500)), Grain.ALL)
