@@ -9,6 +9,10 @@ Until a loop has moved its connections are left as they are, and another thread 
 for the first time in a run, all that its home has made are looked for; after that those that a step makes, or calls a
 method of; and at the end of a run all that its LWPs have made, since then the home may use them.
 
+One that a step is in the middle of using, without the loop, is waited for before the next step uses it.  SQLite itself
+would see to that; but CPython waits for SQLite's lock with the GIL in its hand here and there, and what has the lock
+may need the GIL (a function of the program's that SQLite calls).
+
 Whether a connection is checked, and which thread has made it, are fields of a structure of CPython's (``memory.py``).
 """
 
@@ -20,10 +24,11 @@ import functools
 import gc
 import sqlite3
 from _thread import get_ident
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from . import memory
+from .lwp import LWP, Bell
 
 _INT = ctypes.sizeof(ctypes.c_int)
 _WORD = ctypes.sizeof(ctypes.c_void_p)
@@ -91,20 +96,42 @@ class Connections:
         for connection in _all(0):
             self._share(connection)
 
-    def used(self, thing: Any) -> None:
-        """A step calls a method of a connection, or of one of its cursors."""
-        if isinstance(thing, sqlite3.Cursor):
-            try:
-                thing = thing.connection
-            except Exception:  # it was never initialized, and the call will say so
-                return
-        if isinstance(thing, sqlite3.Connection):
-            self._share(thing)
+    def used(self, thing: Any) -> sqlite3.Connection | None:
+        """A step calls a method of a connection, or of one of its cursors.  Returns the connection."""
+        connection = of(thing)
+        if connection is not None:
+            self._share(connection)
+        return connection
 
     def _share(self, connection: sqlite3.Connection) -> None:
         found = fields()
         if found is not None and found.maker(connection).value in self._makers:
             found.is_checked(connection).value = 0
+
+
+def of(thing: Any) -> sqlite3.Connection | None:
+    """The connection that something is, or is a cursor of."""
+    if isinstance(thing, sqlite3.Cursor):
+        try:
+            return thing.connection
+        except Exception:  # it was never initialized, and the call will say so
+            return None
+    return thing if isinstance(thing, sqlite3.Connection) else None
+
+
+def in_use(lwps: Iterable[LWP], connection: sqlite3.Connection) -> Bell | None:
+    """What rings when a call of a connection is over that a step of one of these LWPs is in; None if none is.
+
+    The loop's mutex is held.
+    """
+    for lwp in lwps:
+        call = lwp.call
+        while call is not None:
+            if call.waiting is not None and of(call.argument) is connection:
+                call.waiting.append(bell := Bell())
+                return bell
+            call = call.outer
+    return None
 
 
 def _all(generation: int | None) -> Iterator[sqlite3.Connection]:

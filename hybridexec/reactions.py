@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import os
+import sqlite3
 import sys
 import threading
 import weakref
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import rlocks
 from .attributes import Attributes
-from .connections import Connections
+from .connections import Connections, in_use
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
@@ -110,6 +111,8 @@ class Reactions:
         if call.restores and not raised:
             rlocks.restored(lwp, call.argument)
         lwp.call = call.outer
+        if call.waiting is not None:
+            self._tell(call)
         trap = lwp.trap
         if trap is not None and trap.call is call:
             traps.disarm(trap)
@@ -171,6 +174,7 @@ class Reactions:
         """A step is over: whatever it was in is over too."""
         call, trap = lwp.call, lwp.trap
         lwp.call = None
+        self._tell_all(call)
         lwp.region = None
         if trap is not None:
             call = trap.call or call
@@ -180,6 +184,7 @@ class Reactions:
     def stranded(self, lwp: LWP) -> None:
         """A step is about to go on with an exception, and is still without the loop."""
         call, lwp.call = lwp.call, None
+        self._tell_all(call)
         self.resume(lwp, call)
 
     @staticmethod
@@ -189,12 +194,41 @@ class Reactions:
             interrupt, lwp.interrupt = lwp.interrupt, None
             raise interrupt
 
-    def binds(self, lwp: LWP, binds: Binds, argument: Any) -> None:
+    def binds(self, lwp: LWP, binds: Binds, argument: Any, site: Site) -> None:
         """A step calls something that ties it to its LWP."""
         if binds is not Binds.SQLITE:
             self.affinity.noticed(lwp, binds, argument)
         elif self._carrying.moves:
-            self.connections.used(argument)
+            connection = self.connections.used(argument)
+            if connection is not None and self._carrying.detached:
+                self._await_use(lwp, connection, site)
+
+    def _await_use(self, lwp: LWP, connection: sqlite3.Connection, site: Site) -> None:
+        """Wait until no other step is in the middle of using a connection: like any call that blocks."""
+        while True:
+            with self._carrying.mutex:
+                bell = in_use(self._carrying.detached - {lwp}, connection)
+            if bell is None:
+                return
+            waits = Call(site, "sqlite3.Connection, in use", connection, Detection.DECLARED)
+            self.call(lwp, waits, True)
+            try:
+                bell.wait()
+            finally:
+                self.over(lwp, waits, raised=True)
+
+    def _tell(self, call: Call) -> None:
+        """A call is over: tell those who wait for that."""
+        with self._carrying.mutex:
+            waiting, call.waiting = call.waiting, None
+        for bell in waiting or ():
+            bell.ring()
+
+    def _tell_all(self, call: Call | None) -> None:
+        """A call is over, and all that it is in."""
+        while call is not None:
+            self._tell(call)
+            call = call.outer
 
     # ---------------------------------------------------------------- the sampler's notices
 

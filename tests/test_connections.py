@@ -238,6 +238,39 @@ def test_rows_are_fetched_while_the_loop_is_elsewhere(path: Path) -> None:
     assert on_spare == [True]
 
 
+def test_a_connection_in_the_middle_of_a_call_is_waited_for(path: Path) -> None:
+    """A function is created with the GIL in hand, which the one that SQLite has called needs to end."""
+    order: list[str] = []
+
+    def wait(n: int) -> int:
+        order.append("waits")
+        os.read(reader, 1)
+        order.append("goes on")
+        return n
+
+    async def calls(db: sqlite3.Connection) -> Any:
+        return db.execute("SELECT wait(?)", (7,)).fetchone()
+
+    async def calls_too(db: sqlite3.Connection) -> Any:
+        db.create_function("other", 0, lambda: 8)
+        order.append("calls too")
+        return db.execute("SELECT other()").fetchone()
+
+    async def releases() -> None:
+        order.append("releases")
+        os.write(writer, b"x")
+
+    async def main() -> None:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.create_function("wait", 1, wait)
+            rows = await asyncio.gather(calls(db), calls_too(db), calls_too(db), releases())
+            assert tuple(rows) == ((7,), (8,), (8,), None)
+
+    with pipe() as (reader, writer):
+        hybridexec.run(main())
+    assert order == ["waits", "releases", "goes on", "calls too", "calls too"]
+
+
 def refused(db: sqlite3.Connection) -> bool:
     """Whether the calling thread may not use a connection."""
     try:

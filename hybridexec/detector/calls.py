@@ -24,7 +24,7 @@ from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from ..identity import os_ident
-from ..lwp import current
+from ..lwp import Bell, current
 from ..upcalls import CallSite, Detection
 from . import catalogue
 from .catalogue import Binds, Verdict
@@ -88,6 +88,7 @@ class Call:
         "site",
         "stays",
         "user_thread",
+        "waiting",
     )
 
     def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
@@ -100,6 +101,7 @@ class Call:
         self.brief = False  # it waits for something that is always on its way
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
         self.after: Binds | None = None  # what there is to see to when it is over
+        self.waiting: list[Bell] | None = None  # of a sqlite3 connection: who waits for its end
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
         self.restores = False  # it gives an RLock back to who owned it before
         self.user_thread: str | None = None
@@ -181,7 +183,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     else:
         if entry.binds is not None:
             if entry.binds not in _AFTER:
-                lwp.carrying.reactions.binds(lwp, entry.binds, argument)
+                lwp.carrying.reactions.binds(lwp, entry.binds, argument, site)
             if entry.binds is Binds.GREENLET:
                 return None
         try:
@@ -195,6 +197,8 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     call.foreign = entry is None or entry.calls_back
     if entry is not None and entry.binds in _AFTER:
         call.after = entry.binds
+    elif entry is not None and entry.binds is Binds.SQLITE:
+        call.waiting = []
     call.restores = entry is not None and entry.binds is Binds.RLOCK_RESTORED
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
