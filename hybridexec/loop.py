@@ -448,6 +448,7 @@ class HybridLoop(_Engine):
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
         self._reactions.connections.made_by(lwp.ident)
+        self._tracers.started(lwp)
         events._set_running_loop(self)
         sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
 

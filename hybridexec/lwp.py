@@ -236,7 +236,6 @@ class LWP:
 
     def _main(self, target: Callable[[LWP], None]) -> None:
         self._settle()
-        self.hooks = threading.gettrace(), threading.getprofile()  # which the thread has got at its start
         try:
             target(self)
         finally:

@@ -53,6 +53,11 @@ class Tracers:
         self._tracer: Any = None
         self._profiler: Any = None
 
+    @staticmethod
+    def started(lwp: LWP) -> None:
+        """The calling thread is an LWP from now on; a new thread has got the hooks at its start."""
+        lwp.hooks = threading.gettrace(), threading.getprofile()
+
     def given(self, lwp: LWP) -> None:
         """What an LWP's thread has is the loop's: it is about to be without it, or is the home of a new run.
 

@@ -375,6 +375,15 @@ class Loop:
     def taken(self, lwp: Any) -> None:
         pass
 
+    def gives(self, lwp: Any) -> None:
+        pass
+
+    def follow(self, lwp: Any) -> None:
+        pass
+
+    def moves(self) -> None:
+        pass
+
     def left(self, lwp: Any) -> None:
         pass
 
