@@ -87,7 +87,6 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
-from . import children
 from .face import Face
 from .identity import os_ident, os_thread
 from .lwp import LWP, Bell, LwpState
@@ -864,7 +863,6 @@ class Carrying:
         self._send(successor)
 
     def _retire(self, lwp: LWP) -> None:
-        lwp.children = children.living()
         with self.mutex:
             if self.state is LoopState.FORKED:
                 return
@@ -873,8 +871,8 @@ class Carrying:
             if self._waking is lwp:
                 self._waking = None
             self.lwps.discard(lwp)
-            self._pool.retires(lwp)
             self._face.retires(lwp)
+            self._pool.retires(lwp)
             lwp.state = LwpState.RETIRED
             successor = self._successor() if self._claimable() else None
         self._send(successor)

@@ -57,7 +57,8 @@ class Config:
     """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class``."""
 
     hold_in_debugger: bool = True
-    """Whether the loop stays where it is while a debugger (pdb, pydevd) waits at its prompt."""
+    """Whether the loop stays where it is while a debugger (pdb, pydevd) waits at its prompt.  Under one that watches
+    by ``sys.monitoring`` (what ``breakpoint()`` calls since 3.14) it always does."""
 
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, _MODES)

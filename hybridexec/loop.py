@@ -24,7 +24,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, rlocks, tasks, thread_locals
+from . import affinity, children, detector, engines, forking, home, rlocks, tasks, thread_locals
 from .base import Engine
 from .carrying import Carrying
 from .config import Config, resolve
@@ -421,6 +421,7 @@ class HybridLoop(_Engine):
     def retires(self, lwp: LWP) -> None:
         """The LWP is about to end."""
         self._rlocks.retires(lwp.ident)
+        lwp.children = children.living()
 
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""

@@ -383,7 +383,9 @@ class Reactions:
 
     def _acts(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether anything but a report is done about a block of the LWP's step."""
-        return self.mode != "observe" and not self._pinned(lwp) and not (self._hold_in_debugger and in_debugger(frame))
+        # One that watches by sys.monitoring takes an LWP for its thread by its identity, and would be entered twice.
+        hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
+        return self.mode != "observe" and not self._pinned(lwp) and not (hold and in_debugger(frame))
 
     def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)
