@@ -893,10 +893,12 @@ class Carrying:
         with self.mutex:
             if self.state is LoopState.FORKED:
                 return
-            self._rest = self.state = LoopState.DRAINING
+            self._rest = LoopState.DRAINING
+            if self.state is not LoopState.HELD:  # held: by a step that drains; a close before was interrupted
+                self.state = LoopState.DRAINING
             wake: list[LWP | _Action | None] = [self._rouse(lwp) for lwp in self.parked]
             self.parked.clear()
-            wake.append(self._successor())
+            wake.append(self._successor() if self._claimable() else None)
             wake.append(_Action.POKE)
         for successor in wake:
             self._send(successor)

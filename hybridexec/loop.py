@@ -161,7 +161,7 @@ class HybridLoop(_Engine):
         lwp = current.get(os_ident())
         while lwp is not None and lwp.carrying is not self._carrying:
             lwp = lwp.outer
-        if self.is_running() or lwp is not None:
+        if self._carrying.home is not None or lwp is not None:
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
@@ -173,6 +173,7 @@ class HybridLoop(_Engine):
         self._stopping = False
         super().close()
         detector.detach()
+        self._values = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -270,8 +271,8 @@ class HybridLoop(_Engine):
             lwp.kept.clear()
         try:
             return self._run_batch(lwp)
-        except (SystemExit, KeyboardInterrupt) as exc:
-            if lwp is self._carrying.home:
+        except BaseException as exc:  # asyncio raises it out of run_forever(), and so does the home
+            if lwp is self._carrying.home or self._carrying.is_forked():
                 raise
             lwp.handle = None
             self._fail(exc)
@@ -376,13 +377,18 @@ class HybridLoop(_Engine):
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop."""
         self._thread_id = lwp.identity
-        if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
-            lwp.wardrobe.wear(self._values)
-            self._thread_id = lwp.identity = get_ident()
+        if lwp.wardrobe.worn is not self._values and lwp.handle is None:
+            self._dress(lwp)
         if self._rlocks.held:
             self._rlocks.follow(lwp.ident)
             lwp.affine = lwp.alert = True
         detector.sampler.look()
+
+    def _dress(self, lwp: LWP) -> None:
+        """Give an LWP that is between two steps the home's thread-locals, and its identity."""
+        if lwp is not self._carrying.home:
+            lwp.wardrobe.wear(self._values)
+            self._thread_id = lwp.identity = get_ident()
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
@@ -495,6 +501,8 @@ class HybridLoop(_Engine):
             self._affinity.after_step(lwp)
         if moved:
             lwp.handle = None
+            if lwp.wardrobe.worn is not self._values:  # the step was of an earlier run, with another home
+                self._dress(lwp)
         return moved
 
     def _fail(self, exc: BaseException) -> None:
