@@ -65,7 +65,8 @@ class Affinity:
 
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
-        owner = self.bound.get(getattr(handle._callback, "__self__", None))  # type: ignore[attr-defined, arg-type]
+        task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        owner = self.bound.get(task) if isinstance(task, asyncio.Task) else None
         if owner is None or owner is lwp:
             return True
         self._carrying.keep(owner, handle)

@@ -15,8 +15,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from .upcalls import logger
-
 if TYPE_CHECKING:
     from .lwp import LWP
 
@@ -39,22 +37,24 @@ class Attributes:
         """A step has asked for something, on the calling thread."""
         self._values = lwp.attributes = _own()
 
-    def taken(self, lwp: LWP) -> None:
-        """The calling thread, an LWP, holds the loop."""
+    def taken(self, lwp: LWP) -> OSError | None:
+        """The calling thread, an LWP, holds the loop.  Returns what the system says if it refuses: what was allowed
+        elsewhere may not be here, if the program has lost a privilege since."""
         wanted = self._values
         if lwp.attributes is wanted or wanted is None:
-            return
+            return None
         lwp.attributes = wanted
-        mine = _own()
         try:
+            mine = _own()
+            if wanted.mask is not None and wanted.mask != mine.mask:
+                signal.pthread_sigmask(signal.SIG_SETMASK, wanted.mask)
             if wanted.affinity is not None and wanted.affinity != mine.affinity:
                 os.sched_setaffinity(0, wanted.affinity)
             if wanted.priority is not None and wanted.priority != mine.priority:
                 os.setpriority(os.PRIO_PROCESS, 0, wanted.priority)
-        except OSError as exc:  # it was allowed there, and is not here: the program has lost a privilege since
-            logger.error("an LWP cannot have the affinity and the priority that the loop has: %s", exc)
-        if wanted.mask is not None and wanted.mask != mine.mask:
-            signal.pthread_sigmask(signal.SIG_SETMASK, wanted.mask)
+        except OSError as exc:
+            return exc
+        return None
 
 
 def _own() -> Values:

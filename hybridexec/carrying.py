@@ -158,7 +158,6 @@ class Carrying:
         self.holder: LWP | None = None
         self.holder_ident: int | None = None  # its thread; 0 while somebody polls or is on the way; None: stopped
         self.home: LWP | None = None
-        self.moves = False  # the loop has left a step in this run, or is about to
         self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler
         self._reset(LoopState.STOPPED)
 
@@ -208,7 +207,6 @@ class Carrying:
             self.lwps.add(home)
             self.home = home
             self._rest = LoopState.FREE
-            self.moves = False
             self._face.gives(home)  # what its thread has is the loop's
             self._take(home)
         return home
@@ -434,9 +432,6 @@ class Carrying:
         Returns:
             Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
         """
-        if not self.moves:
-            self._face.moves()  # by two at a time, maybe: the sampler and the LWP itself
-            self.moves = True
         with self.mutex:
             if self.holder is not lwp or self.state is not LoopState.HELD:
                 return False
@@ -903,10 +898,12 @@ class Carrying:
         with self.mutex:
             if self.state is LoopState.FORKED:
                 return
-            self._rest = self.state = LoopState.DRAINING
+            self._rest = LoopState.DRAINING
+            if self.state is not LoopState.HELD:  # held: by a step that drains; a close before was interrupted
+                self.state = LoopState.DRAINING
             wake: list[LWP | _Action | None] = [self._rouse(lwp) for lwp in self.parked]
             self.parked.clear()
-            wake.append(self._successor())
+            wake.append(self._successor() if self._claimable() else None)
             wake.append(_Action.POKE)
         for successor in wake:
             self._send(successor)

@@ -28,7 +28,8 @@ def living() -> list[int]:
         return []
     found: list[int] = []
     for number in numbers:
-        with contextlib.suppress(OSError):  # somebody has waited for it meanwhile, or there are no descriptors left
+        # Somebody has waited for it meanwhile, or there are no descriptors left; or this Python was built without them.
+        with contextlib.suppress(OSError, AttributeError):
             found.append(os.pidfd_open(number))
     ended = _ended(found, 0)
     return [fd for fd in found if fd not in ended]

@@ -1,13 +1,13 @@
 """Connections: those of sqlite3 that a carrier has made belong to the loop, and not to the carrier's thread.
 
 By default sqlite3 lets nobody use a connection but the thread that has made it.  On asyncio that never shows, as all
-steps are taken on one thread.  When a loop moves the connections go along: from then on they are not checked.  That is
-safe, since one LWP at a time runs the loop's code, and SQLite itself lets threads share a connection if it is built to
-serialize them (``sqlite3.threadsafety``); if it is not, nothing is done.
+steps are taken on one thread.  A loop that moves takes its connections along: once a step has called a method of one,
+or of a cursor of it, it is not checked any more.  That is safe, since one LWP at a time runs the loop's code, and
+SQLite itself lets threads share a connection if it is built to serialize them (``sqlite3.threadsafety``); if it is not,
+nothing is done.
 
-Until a loop has moved its connections are left as they are, and another thread is refused as ever.  When it does so
-for the first time in a run, all that its home has made are looked for; after that those that a step makes, or calls a
-method of; and at the end of a run all that its LWPs have made, since then the home may use them.
+Rejected: to look for the connections by ``gc.get_objects()`` when the loop moves.  That takes hold of tuples that other
+threads are just making, and CPython answers there with a ``SystemError``.
 
 One that a step is in the middle of using, without the loop, is waited for before the next step uses it.  SQLite itself
 would see to that; but CPython waits for SQLite's lock with the GIL in its hand here and there, and what has the lock
@@ -21,10 +21,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import gc
 import sqlite3
 from _thread import get_ident
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import memory
@@ -86,16 +85,6 @@ class Connections:
         """What a thread makes belongs to the loop."""
         self._makers.add(thread)
 
-    def move(self) -> None:
-        """Whatever the loop's threads have made goes along with it from now on."""
-        for connection in _all(None):
-            self._share(connection)
-
-    def opened(self) -> None:
-        """A step has just made a connection: that is among what is young."""
-        for connection in _all(0):
-            self._share(connection)
-
     def used(self, thing: Any) -> sqlite3.Connection | None:
         """A step calls a method of a connection, or of one of its cursors.  Returns the connection."""
         connection = of(thing)
@@ -132,17 +121,3 @@ def in_use(lwps: Iterable[LWP], connection: sqlite3.Connection) -> Bell | None:
                 return bell
             call = call.outer
     return None
-
-
-def _all(generation: int | None) -> Iterator[sqlite3.Connection]:
-    """All connections of the process, or those of a generation of the garbage collector's."""
-    kinds = set(_with_subclasses(sqlite3.Connection))
-    # By type(), as to look at an attribute may run code of the program's.
-    return (thing for thing in gc.get_objects(generation) if type(thing) in kinds)
-
-
-def _with_subclasses(cls: type) -> Iterator[type]:
-    yield cls
-    subclasses: list[type] = type.__subclasses__(cls)
-    for subclass in subclasses:
-        yield from _with_subclasses(subclass)

@@ -51,9 +51,6 @@ class Face(Protocol):
     def follow(self, lwp: LWP) -> None:
         """The calling thread, an LWP, has taken the loop, or was granted it.  Called under the mutex, last of all."""
 
-    def moves(self) -> None:
-        """The loop is about to leave a step, for the first time in a run.  Whoever makes it leave calls this."""
-
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop from now on.  Called under the mutex."""
 

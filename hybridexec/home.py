@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from .detector.calls import Call, Site
 from .identity import on_main_thread, os_ident
-from .lwp import Bell, LwpState, current
+from .lwp import Bell, LwpState, Region, current
 from .shield import Shield
 from .upcalls import Detection
 
@@ -129,12 +129,15 @@ class Mailbox:
         self._letters.append(letter)
         frame = sys._getframe(1)
         waiting = Call(Site(frame.f_code, frame.f_lasti), "the main thread's help", letter, Detection.DECLARED)
-        carrying.reactions.call(lwp, waiting, False)
+        away = lwp.region is Region.AWAY  # it is without the loop, and stays so
+        if not away:
+            carrying.reactions.call(lwp, waiting, False)
         try:
             carrying.mail()
             letter.done.wait()
         finally:
-            carrying.reactions.over(lwp, waiting, raised=True)
+            if not away:
+                carrying.reactions.over(lwp, waiting, raised=True)
         if letter.error is not None:
             raise letter.error
         return letter.result

@@ -35,7 +35,7 @@ from .reactions import Reactions
 from .stats import Stats
 from .tracers import Tracers
 from .transports import Conversations
-from .upcalls import Emitter, Upcall, UpcallKind
+from .upcalls import Emitter, Upcall, UpcallKind, logger
 
 if TYPE_CHECKING:
     from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
@@ -129,7 +129,6 @@ class HybridLoop(_Engine):
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
         entered = contextlib.ExitStack()
-        entered.callback(self._moved)
         entered.callback(detector.sampler.unwatch, self._carrying)
         lwp = self._carrying.begin()
         try:
@@ -155,11 +154,6 @@ class HybridLoop(_Engine):
             sys.set_asyncgen_hooks(*hooks)
             entered.close()
 
-    def _moved(self) -> None:
-        """A run is over."""
-        if self._carrying.moves:
-            self._reactions.connections.move()
-
     def close(self) -> None:
         """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
 
@@ -169,7 +163,7 @@ class HybridLoop(_Engine):
         lwp = current.get(os_ident())
         while lwp is not None and lwp.carrying is not self._carrying:
             lwp = lwp.outer
-        if self.is_running() or lwp is not None:
+        if self._carrying.home is not None or lwp is not None:
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
@@ -181,6 +175,7 @@ class HybridLoop(_Engine):
         self._stopping = False
         super().close()
         detector.detach()
+        self._values = None
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -278,8 +273,8 @@ class HybridLoop(_Engine):
             lwp.kept.clear()
         try:
             return self._run_batch(lwp)
-        except (SystemExit, KeyboardInterrupt) as exc:
-            if lwp is self._carrying.home:
+        except BaseException as exc:  # asyncio raises it out of run_forever(), and so does the home
+            if lwp is self._carrying.home or self._carrying.is_forked():
                 raise
             lwp.handle = None
             self._fail(exc)
@@ -384,13 +379,18 @@ class HybridLoop(_Engine):
     def taken(self, lwp: LWP) -> None:
         """The LWP holds the loop."""
         self._thread_id = lwp.identity
-        if lwp.wardrobe.worn is not self._values and lwp.handle is None and lwp is not self._carrying.home:
-            lwp.wardrobe.wear(self._values)
-            self._thread_id = lwp.identity = get_ident()
+        if lwp.wardrobe.worn is not self._values and lwp.handle is None:
+            self._dress(lwp)
         if self._rlocks.held:
             self._rlocks.follow(lwp.ident)
             lwp.affine = lwp.alert = True
         detector.sampler.look()
+
+    def _dress(self, lwp: LWP) -> None:
+        """Give an LWP that is between two steps the home's thread-locals, and its identity."""
+        if lwp is not self._carrying.home:
+            lwp.wardrobe.wear(self._values)
+            self._thread_id = lwp.identity = get_ident()
 
     def gives(self, lwp: LWP) -> None:
         """The LWP is about to give the loop up."""
@@ -398,12 +398,10 @@ class HybridLoop(_Engine):
 
     def follow(self, lwp: LWP) -> None:
         """The LWP has the loop from another one, or may have."""
-        self._reactions.attributes.taken(lwp)
+        refused = self._reactions.attributes.taken(lwp)
+        if refused is not None:  # said in a step: the mutex is held
+            self.call_soon(logger.error, "an LWP cannot have the loop's affinity and priority: %s", refused)
         self._tracers.taken(lwp)
-
-    def moves(self) -> None:
-        """The loop is about to leave a step, for the first time in a run."""
-        self._reactions.connections.move()
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
@@ -519,6 +517,8 @@ class HybridLoop(_Engine):
             self._affinity.after_step(lwp)
         if moved:
             lwp.handle = None
+            if lwp.wardrobe.worn is not self._values:  # the step was of an earlier run, with another home
+                self._dress(lwp)
         return moved
 
     def _fail(self, exc: BaseException) -> None:

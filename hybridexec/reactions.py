@@ -117,9 +117,7 @@ class Reactions:
         if trap is not None and trap.call is call:
             traps.disarm(trap)
         self.resume(lwp, call)
-        if call.after is Binds.CONNECTION and self._carrying.moves:
-            self.connections.opened()
-        elif call.after is Binds.ATTRIBUTES:
+        if call.after is Binds.ATTRIBUTES:
             self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
@@ -198,7 +196,7 @@ class Reactions:
         """A step calls something that ties it to its LWP."""
         if binds is not Binds.SQLITE:
             self.affinity.noticed(lwp, binds, argument)
-        elif self._carrying.moves:
+        else:
             connection = self.connections.used(argument)
             if connection is not None and self._carrying.detached:
                 self._await_use(lwp, connection, site)

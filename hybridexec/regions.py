@@ -113,7 +113,7 @@ class pinned:
         self._entries: list[tuple[LWP | None, asyncio.Task[Any] | None]] = []
 
     def __enter__(self) -> Self:
-        lwp = current_lwp()
+        lwp = _carrier()
         task = _task(lwp)
         self._entries.append((lwp, task))
         if lwp is not None:
@@ -140,7 +140,7 @@ class bound:
         self._entries: list[tuple[Affinity | None, asyncio.Task[Any] | None, object]] = []
 
     def __enter__(self) -> Self:
-        lwp = current_lwp()
+        lwp = _carrier()
         task = _task(lwp)
         affinity = lwp.carrying.reactions.affinity if lwp is not None and task is not None else None
         reason = object()  # of this entry: the object may be entered again
@@ -154,6 +154,13 @@ class bound:
         affinity, task, reason = _take(self._entries, lambda entry: entry[1] is current)
         if affinity is not None and task is not None:
             affinity.unbind(task, reason)
+
+
+def _carrier() -> LWP | None:
+    """The LWP that runs the calling code, if it has the loop.  A finalizer or a signal handler may run on one that is
+    without it, or is in the middle of the protocol: asyncio's current task may be somebody else's then."""
+    lwp = current_lwp()
+    return None if lwp is None or lwp.carrying.holder is not lwp or lwp.carrying.inside() else lwp
 
 
 def _task(lwp: LWP | None) -> asyncio.Task[Any] | None:

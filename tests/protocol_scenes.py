@@ -381,9 +381,6 @@ class Loop:
     def follow(self, lwp: Any) -> None:
         pass
 
-    def moves(self) -> None:
-        pass
-
     def left(self, lwp: Any) -> None:
         pass
 

@@ -935,6 +935,53 @@ def test_rule6_a_task_can_be_bound_to_a_spare() -> None:
         assert idents[0] != _thread.get_ident()
 
 
+def test_rule6_callbacks_that_are_methods_of_what_has_no_hash_run_beside_a_bound_task() -> None:
+    """``task.add_done_callback(background.discard)``, as asyncio's documentation advises."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        order: list[str] = []
+        background: set[asyncio.Task[None]] = set()
+
+        async def nothing() -> None:
+            pass
+
+        with hybridexec.bound():
+            task = asyncio.create_task(nothing())
+            background.add(task)
+            task.add_done_callback(background.discard)
+            loop.call_soon(order.append, "called")
+            while background or not order:
+                await asyncio.sleep(0)
+
+    hybridexec.run(main())
+
+
+def test_rule7_what_asyncio_raises_out_of_run_ends_the_run_also_on_a_spare() -> None:
+    class Unprintable:
+        def __call__(self) -> None:
+            raise LookupError
+
+        def __repr__(self) -> str:
+            raise ZeroDivisionError("nobody can print it")
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            loop = asyncio.get_running_loop()
+
+            def fails() -> None:
+                assert _thread.get_ident() != threading.main_thread().ident
+                loop.call_soon(Unprintable())
+                loop.call_soon(os.write, writer, b"x")
+
+            loop.call_soon(fails)
+            os.read(reader, 1)
+            await asyncio.Event().wait()
+
+    with pytest.raises(ZeroDivisionError, match="nobody can print it"):
+        hybridexec.run(main())
+
+
 def test_rule6_two_tasks_bound_to_one_lwp_keep_their_order() -> None:
     order: list[int] = []
 

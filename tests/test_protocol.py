@@ -369,4 +369,4 @@ def test_a_defect_is_found(sought: Sought) -> None:
     play = played(sought.scene, Protocol(sought.mutation), sought.claimable)
     with pytest.raises(Failed):
         explore(play, Exhaustive(0), Grain.SYNC)
-        explore(play, pct(range(500)), Grain.ALL)
+        explore(play, pct(range(2000)), Grain.ALL)

@@ -32,8 +32,6 @@ from .catalogue import Binds, Verdict
 MANY = sys.maxsize
 _UNPACKS = dis.opmap["CALL_FUNCTION_EX"]
 
-_AFTER = (Binds.CONNECTION, Binds.ATTRIBUTES)  # what is seen when the call is over
-
 DISABLE = sys.monitoring.DISABLE
 
 _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
@@ -182,7 +180,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = None
     else:
         if entry.binds is not None:
-            if entry.binds not in _AFTER:
+            if entry.binds is not Binds.ATTRIBUTES:
                 lwp.carrying.reactions.binds(lwp, entry.binds, argument, site)
             if entry.binds is Binds.GREENLET:
                 return None
@@ -195,7 +193,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         name = entry.name
     call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
     call.foreign = entry is None or entry.calls_back
-    if entry is not None and entry.binds in _AFTER:
+    if entry is not None and entry.binds is Binds.ATTRIBUTES:
         call.after = entry.binds
     elif entry is not None and entry.binds is Binds.SQLITE:
         call.waiting = []

@@ -41,7 +41,6 @@ class Binds(enum.Enum):
     GREENLET = "greenlet"
     RLOCK = "rlock"
     SQLITE = "sqlite"
-    CONNECTION = "connection"
     ATTRIBUTES = "attributes"
     RLOCK_SAVED = "rlock saved"
     RLOCK_RESTORED = "rlock restored"
@@ -211,7 +210,7 @@ class Catalogue:
             for name in names:
                 self.add(getattr(owner, name), maybe, Binds.SQLITE, calls_back=True)
         # It calls back a factory; and the cache of statements is functools.lru_cache.
-        self.add(sqlite3.connect, maybe, Binds.CONNECTION, calls_back=True)
+        self.add(sqlite3.connect, maybe, calls_back=True)
         for owner, names in _OF_THREAD:
             for name in names:
                 if hasattr(owner, name):
