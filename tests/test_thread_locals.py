@@ -12,11 +12,17 @@ import os
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import fakeredis
+import filelock
 import pytest
+import redis
 from asgiref.local import Local
 from helpers import lwps, pipe, running_loop
+from sqlalchemy.orm import scoped_session, sessionmaker
 from steps import Block, Step, declared, discovered, explicit, on_a_spare
 
 import hybridexec
@@ -520,3 +526,76 @@ def test_asgirefs_local_finds_its_values() -> None:
 
     with pipe() as (reader, writer):
         hybridexec.run(main())
+
+
+# ---------------------------------------------------------------- libraries that keep something in a thread-local
+
+
+async def hands_over(takes: Callable[[], object], holds: Callable[[], bool], lets_go: Callable[[], object]) -> None:
+    """A coroutine takes something on the home, which then blocks; others see it on a spare, where it is let go."""
+    with pipe() as (reader, writer):
+        taken, over = asyncio.Event(), asyncio.Event()
+        threads = []
+
+        async def owner() -> None:
+            takes()
+            threads.append(os_thread())
+            taken.set()
+            await over.wait()
+            threads.append(os_thread())
+            assert holds()
+            lets_go()
+            assert not holds()
+            os.write(writer, b"x")
+
+        async def blocks() -> None:
+            await taken.wait()
+            over.set()
+            os.read(reader, 1)
+
+        await asyncio.gather(owner(), blocks())
+        assert len(set(threads)) == 2
+
+
+def test_the_token_of_a_redis_lock() -> None:
+    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
+    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+    serving.start()
+    try:
+        with redis.Redis(host="127.0.0.1", port=server.server_address[1], protocol=2) as client:
+            lock = client.lock("report", timeout=60)  # its token is in a thread-local by default
+            hybridexec.run(hands_over(lock.acquire, lambda: bool(lock.owned()), lock.release))
+            assert not client.exists("report")
+    finally:
+        server.shutdown()
+        server.server_close()
+        serving.join()
+
+
+def test_the_counter_of_a_file_lock(tmp_path: Path) -> None:
+    lock = filelock.FileLock(tmp_path / "lock")  # it keeps its count and its descriptor in a thread-local
+    hybridexec.run(hands_over(lock.acquire, lambda: lock.is_locked, lock.release))
+    with filelock.FileLock(tmp_path / "lock", timeout=0):
+        pass
+
+
+def test_a_scoped_session() -> None:
+    sessions = scoped_session(sessionmaker())
+    made = []
+
+    async def blocks() -> None:
+        made.append(sessions())
+        os.read(reader, 1)
+        assert sessions() is made[0]
+
+    async def releases() -> None:
+        made.append(sessions())
+        os.write(writer, b"x")
+
+    async def main() -> None:
+        await asyncio.gather(blocks(), releases())
+
+    with pipe() as (reader, writer):
+        hybridexec.run(main())
+    assert made[0] is made[1]
+    sessions.remove()

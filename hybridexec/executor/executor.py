@@ -246,8 +246,8 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
             *args: its arguments.
             name: the user thread's name; None: ``user-thread-N``.
             scope: "process": it shares a loop with others; "system": it has an LWP, and a loop, of its own: every step
-                runs on one OS thread, and nobody else's does.  For what belongs to a thread: an sqlite3 connection,
-                ``threading.local``.  (The words are POSIX': the *contention scope* of a thread.)
+                runs on one OS thread, and nobody else's does.  For what C code ties to a thread (a GUI,
+                OpenGL).  There is no detector on it.  (The words are POSIX': the *contention scope* of a thread.)
             **kwargs: its keyword arguments.
 
         Returns:
