@@ -163,7 +163,8 @@ class HybridLoop(_Engine):
         lwp = current.get(os_ident())
         while lwp is not None and lwp.carrying is not self._carrying:
             lwp = lwp.outer
-        if self._carrying.home is not None or lwp is not None:
+        running = self._carrying.home is not None and not self._carrying.is_forked()
+        if running or lwp is not None:
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
