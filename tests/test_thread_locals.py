@@ -16,10 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fakeredis
 import filelock
 import pytest
-import redis
 from asgiref.local import Local
 from helpers import lwps, pipe, running_loop
 from sqlalchemy.orm import scoped_session, sessionmaker
@@ -555,21 +553,6 @@ async def hands_over(takes: Callable[[], object], holds: Callable[[], bool], let
 
         await asyncio.gather(owner(), blocks())
         assert len(set(threads)) == 2
-
-
-def test_the_token_of_a_redis_lock() -> None:
-    server = fakeredis.TcpFakeServer(("127.0.0.1", 0), server_type="redis")
-    serving = threading.Thread(target=server.serve_forever, args=(0.05,))
-    serving.start()
-    try:
-        with redis.Redis(host="127.0.0.1", port=server.server_address[1], protocol=2) as client:
-            lock = client.lock("report", timeout=60)  # its token is in a thread-local by default
-            hybridexec.run(hands_over(lock.acquire, lambda: bool(lock.owned()), lock.release))
-            assert not client.exists("report")
-    finally:
-        server.shutdown()
-        server.server_close()
-        serving.join()
 
 
 def test_the_counter_of_a_file_lock(tmp_path: Path) -> None:
