@@ -12,11 +12,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import filelock
 import pytest
 from asgiref.local import Local
 from helpers import lwps, pipe, running_loop
@@ -527,39 +524,6 @@ def test_asgirefs_local_finds_its_values() -> None:
 
 
 # ---------------------------------------------------------------- libraries that keep something in a thread-local
-
-
-async def hands_over(takes: Callable[[], object], holds: Callable[[], bool], lets_go: Callable[[], object]) -> None:
-    """A coroutine takes something on the home, which then blocks; others see it on a spare, where it is let go."""
-    with pipe() as (reader, writer):
-        taken, over = asyncio.Event(), asyncio.Event()
-        threads = []
-
-        async def owner() -> None:
-            takes()
-            threads.append(os_thread())
-            taken.set()
-            await over.wait()
-            threads.append(os_thread())
-            assert holds()
-            lets_go()
-            assert not holds()
-            os.write(writer, b"x")
-
-        async def blocks() -> None:
-            await taken.wait()
-            over.set()
-            os.read(reader, 1)
-
-        await asyncio.gather(owner(), blocks())
-        assert len(set(threads)) == 2
-
-
-def test_the_counter_of_a_file_lock(tmp_path: Path) -> None:
-    lock = filelock.FileLock(tmp_path / "lock")  # it keeps its count and its descriptor in a thread-local
-    hybridexec.run(hands_over(lock.acquire, lambda: lock.is_locked, lock.release))
-    with filelock.FileLock(tmp_path / "lock", timeout=0):
-        pass
 
 
 def test_a_scoped_session() -> None:
