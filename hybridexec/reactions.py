@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _SEND, _CACHE = dis.opmap["SEND"], dis.opmap["CACHE"]
 _ANYIO = f"{os.sep}anyio{os.sep}"
+_THREADING = threading.__file__  # it holds the lock of all threads there, which a new LWP needs
 _DEBUGGERS = ("bdb", "pydevd")
 _PYDEVD = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("pydevd", "_pydevd_bundle", "_pydevd_frame_eval"))
 
@@ -310,10 +311,11 @@ class Reactions:
         self.interrupt(lwp)
 
     def _interruptible(self, frame: FrameType | None) -> bool:
-        """Whether code may be interrupted: not in the middle of asyncio's or anyio's, nor of what these have called."""
+        """Whether code may be interrupted: not in the middle of asyncio's, anyio's or threading's, nor of what these
+        have called."""
         while frame is not None and frame.f_code not in self._carrying.runner_codes:
             code = frame.f_code
-            ours = excluded(code) or _ANYIO in code.co_filename
+            ours = excluded(code) or _ANYIO in code.co_filename or code.co_filename == _THREADING
             if ours and not _awaits(frame):
                 return False  # nothing else runs now, it thinks
             frame = frame.f_back
