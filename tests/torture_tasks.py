@@ -91,10 +91,11 @@ class Watching:
 
     def end(self) -> None:
         """It is no longer registered."""
-        if self.registered:
-            self.registered = False
-            if not self.remove(self.sock.fileno()):
-                raise Broken("a descriptor was not watched")
+        with hybridexec.pinned():  # what is noted, and what is so, are one
+            if self.registered:
+                self.registered = False
+                if not self.remove(self.sock.fileno()):
+                    raise Broken("a descriptor was not watched")
 
     def replaced(self) -> None:
         """Somebody else is registered in its place."""
@@ -428,16 +429,17 @@ class Worker:
         now: Watching | None = None
         try:
             for _ in range(self.rng.randrange(1, 6)):
-                if now is None or self.rng.random() < 0.5:
-                    if now is not None:
-                        now.end()
-                    one.close()
-                    other.close()
-                    one, other = socket.socketpair()  # the numbers that were free just now, as a rule
-                    one.setblocking(False)
-                else:
-                    now.replaced()
-                now = Watching(self, one, writes=writes)
+                with hybridexec.pinned():
+                    if now is None or self.rng.random() < 0.5:
+                        if now is not None:
+                            now.end()
+                        one.close()
+                        other.close()
+                        one, other = socket.socketpair()  # the numbers that were free just now, as a rule
+                        one.setblocking(False)
+                    else:
+                        now.replaced()
+                    now = Watching(self, one, writes=writes)
                 other.send(b"xxx")
                 await self.rng.choice([self.yields, self.sleeps, self.blocks])()
             if now is not None:
