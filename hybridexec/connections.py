@@ -22,11 +22,11 @@ import contextlib
 import ctypes
 import functools
 import sqlite3
-from _thread import get_ident
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from . import memory
+from .identity import os_ident
 from .lwp import LWP, Bell
 
 _INT = ctypes.sizeof(ctypes.c_int)
@@ -57,7 +57,7 @@ def fields() -> _Fields | None:
         contextlib.closing(sqlite3.connect(":memory:")) as checked,
         contextlib.closing(sqlite3.connect(":memory:", check_same_thread=False)) as free,
     ):
-        word = memory.find(id(checked), size // _WORD, get_ident())
+        word = memory.find(id(checked), size // _WORD, os_ident())
         yes, no = ((ctypes.c_int * (size // _INT)).from_address(id(c)) for c in (checked, free))
         flags = [number for number in range(size // _INT) if (yes[number], no[number]) == (1, 0)]
         if word is None or len(flags) != 1:

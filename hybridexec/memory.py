@@ -9,6 +9,7 @@ tries it out first and does without where it does not hold (another implementati
 from __future__ import annotations
 
 import ctypes
+from typing import Any
 
 
 def words(address: int, count: int) -> ctypes.Array[ctypes.c_void_p]:
@@ -25,6 +26,11 @@ def find(address: int, count: int, value: int) -> int | None:
 def thread_state() -> int:
     """The address of the interpreter's structure for the calling thread."""
     return int(_thread_state())
+
+
+def thing(address: int | None) -> Any:
+    """The object at an address; None for no address.  The caller sees to it that there is one."""
+    return None if address is None else ctypes.cast(address, ctypes.py_object).value
 
 
 _thread_state = ctypes.pythonapi.PyThreadState_Get

@@ -109,7 +109,7 @@ class Reactions:
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
         """A declared call is over."""
-        if call.restores and not raised:
+        if call.binds is Binds.RLOCK_RESTORED and not raised:
             rlocks.restored(lwp, call.argument)
         lwp.call = call.outer
         if call.waiting is not None:
@@ -118,7 +118,7 @@ class Reactions:
         if trap is not None and trap.call is call:
             traps.disarm(trap)
         self.resume(lwp, call)
-        if call.after is Binds.ATTRIBUTES:
+        if call.binds is Binds.ATTRIBUTES:
             self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):

@@ -41,6 +41,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from .identity import os_ident
 from .memory import find
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _place() -> int | None:
         if number is None:
             return None
         owner = ctypes.c_size_t.from_address(id(lock) + number * _WORD)
-        owner.value = _thread.get_ident()
+        owner.value = os_ident()
         lock.release()
         weakref.ref(lock)
     except (AttributeError, RuntimeError, TypeError):

@@ -57,10 +57,9 @@ class Values(NamedTuple):
 
 _probe = threading.local()
 
-_api: Any = getattr(ctypes, "pythonapi", None)
-if _api is not None:
-    _api.PyThreadState_Get.restype = _api.PyThreadState_GetDict.restype = ctypes.c_void_p
-    _api.Py_IncRef.argtypes = _api.Py_DecRef.argtypes = [ctypes.c_void_p]
+_api: Any = ctypes.pythonapi
+_api.PyThreadState_GetDict.restype = ctypes.c_void_p
+_api.Py_IncRef.argtypes = _api.Py_DecRef.argtypes = [ctypes.c_void_p]
 
 
 class _Words:
@@ -87,9 +86,7 @@ class _Words:
         """The calling thread's."""
         _probe.thread = identity.os_ident()  # without any value there would be nothing to refer to
         state = self._state()
-        addresses = [state[place] or 0 for place in self._places or ()]
-        objects = tuple(ctypes.cast(address, ctypes.py_object).value for address in addresses)
-        return Values(identity.get_ident(), objects)
+        return Values(identity.get_ident(), tuple(memory.thing(state[place]) for place in self._places or ()))
 
     def put(self, values: Values) -> None:
         """Set the calling thread's."""
@@ -102,13 +99,13 @@ class _Words:
 
     @staticmethod
     def _state() -> ctypes.Array[ctypes.c_void_p]:
-        return memory.words(_api.PyThreadState_Get(), _WORDS)
+        return memory.words(memory.thread_state(), _WORDS)
 
     @staticmethod
     def _find() -> tuple[int, ...]:
-        if sys.implementation.name != "cpython" or _api is None:
+        if sys.implementation.name != "cpython":
             return ()
-        state = _api.PyThreadState_Get()
+        state = memory.thread_state()
         if IN_DICTIONARY:
             place = memory.find(state, _WORDS, _api.PyThreadState_GetDict())
             return () if place is None else (place,)

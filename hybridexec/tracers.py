@@ -19,17 +19,16 @@ there before the loop does.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import sys
 import threading
-from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from . import memory
 from .detector.calls import own
+from .identity import os_ident
 
 if TYPE_CHECKING:
     from .lwp import LWP
@@ -63,7 +62,7 @@ class Tracers:
 
         It says so itself, or the sampler does.
         """
-        if lwp.ident == get_ident():
+        if lwp.ident == os_ident():
             tracer, profiler = sys.gettrace(), sys.getprofile()
         elif not _somebody_traces():
             tracer = profiler = None
@@ -76,7 +75,7 @@ class Tracers:
         if tracer is not known[0] or profiler is not known[1]:
             lwp.tracers, lwp.hooks = (tracer, profiler), (threading.gettrace(), threading.getprofile())
         self._tracer, self._profiler = tracer, profiler
-        if tracer is not None and lwp.ident != get_ident() and _stands_in_tracer(lwp, tracer):
+        if tracer is not None and lwp.ident != os_ident() and _stands_in_tracer(lwp, tracer):
             self._tracer, lwp.tracers = None, (_BUSY, profiler)
 
     def taken(self, lwp: LWP) -> None:
@@ -164,11 +163,7 @@ def _of_other(lwp: LWP) -> tuple[Any, Any] | None:
     if places is None or not getattr(sys, "_is_gil_enabled", lambda: True)():
         return None
     fields = memory.words(lwp.thread_state, _FIELDS)
-    return _object(fields[places[0]]), _object(fields[places[1]])
-
-
-def _object(address: int | None) -> Any:
-    return None if address is None else ctypes.cast(address, ctypes.py_object).value
+    return memory.thing(fields[places[0]]), memory.thing(fields[places[1]])
 
 
 @functools.cache

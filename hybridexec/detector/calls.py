@@ -72,9 +72,9 @@ class Call:
     """A call that blocks, or may block, and what is known about it."""
 
     __slots__ = (
-        "after",
         "argument",
         "began",
+        "binds",
         "brief",
         "detection",
         "foreign",
@@ -82,7 +82,6 @@ class Call:
         "name",
         "outer",
         "reported",
-        "restores",
         "site",
         "stays",
         "user_thread",
@@ -98,10 +97,9 @@ class Call:
         self.reported = False  # an upcall BLOCKED was emitted
         self.brief = False  # it waits for something that is always on its way
         self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
-        self.after: Binds | None = None  # what there is to see to when it is over
+        self.binds: Binds | None = None  # what it ties to the thread: there may be something to see to when it is over
         self.waiting: list[Bell] | None = None  # of a sqlite3 connection: who waits for its end
         self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
-        self.restores = False  # it gives an RLock back to who owned it before
         self.user_thread: str | None = None
         self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
         self.outer: Call | None = None  # the call whose C code has called back into Python
@@ -192,12 +190,12 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
             return None
         name = entry.name
     call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
-    call.foreign = entry is None or entry.calls_back
-    if entry is not None and entry.binds is Binds.ATTRIBUTES:
-        call.after = entry.binds
-    elif entry is not None and entry.binds is Binds.SQLITE:
-        call.waiting = []
-    call.restores = entry is not None and entry.binds is Binds.RLOCK_RESTORED
+    if entry is None:
+        call.foreign = True
+    else:
+        call.foreign, call.binds = entry.calls_back, entry.binds
+        if entry.binds is Binds.SQLITE:
+            call.waiting = []
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None
