@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import socket
+from types import CodeType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .shield import Shield
@@ -28,8 +29,11 @@ class Engine(asyncio.AbstractEventLoop):
 
     _closed = True  # until there is something to close: asyncio's finalizer asks, also after __init__ has raised
 
-    shield: Shield | None = None
-    """Where the engine needs it on the main thread: what stands between the signals and their handlers."""
+    callers: ClassVar[tuple[CodeType, ...]] = ()
+    """Code of the engine whose frames call the program, if its poll does."""
+
+    shield: Shield
+    """On the main thread: what stands between the signals and their handlers."""
 
     if TYPE_CHECKING:
         _carrying: Carrying

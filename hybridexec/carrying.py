@@ -63,8 +63,9 @@ Races that are possible, and why they are safe:
   state under the mutex: either the LWP is RUNNING again and the sampler finds no mark, or it is BLOCKED and queues.
 * *Two wakers.*  Only who changes a sleeper's state to WOKEN under the mutex releases its lock (``lwp.py``).
 * *A wake in flight, and a barger.*  The woken LWP finds the loop HELD and goes back to its place in the queue.
-* *A signal handler raises in a waiting home.*  ``sleep`` raises and the state is as before; the exception is kept and
-  raised when the loop is held again, which the home then gets before all others.
+* *A signal handler raises in the middle of all this*, on the home.  Nothing comes up here: the exception is put off
+  (``shield.py``), a home that sleeps or polls is woken, and it is raised when the loop is held again, which the home
+  then gets before all others.  Out of ``sleep`` it comes all the same if nobody stands in for the handler.
 * *Work that arrives while the loop is FREE* writes to the self-pipe, which ends somebody's poll.
 
 * *A poke that another takes.*  A byte in the self-pipe wakes all who poll, but one that has not run yet finds the pipe
@@ -115,6 +116,7 @@ FORKED_ADVICE = (
     "it; in the child, exec another program, end with os._exit(), or start a new loop with hybridexec.run()"
 )
 
+_STEPS = (LwpState.RUNNING, LwpState.MARKED, LwpState.BLOCKED)
 _WAITING = (LwpState.PARKED, LwpState.RETURNING, LwpState.PREEMPTED, LwpState.WOKEN)
 
 
@@ -202,7 +204,7 @@ class Carrying:
             if home is None or home.ident != ident:
                 home = self._former = LWP(self, os_thread().name)
             home.adopt()
-            home.interrupt = home.handle = None
+            home.handle = None
             home.alert = home.moved = False
             self.lwps.add(home)
             self.home = home
@@ -216,6 +218,7 @@ class Carrying:
         with self.mutex:
             if self.state is not LoopState.FORKED:
                 self.lwps.discard(home)
+                home.handle = None
                 self._rest = self.state = LoopState.STOPPED
                 self.holder = self.holder_ident = self.home = self._last = None
         home.release()
@@ -356,6 +359,16 @@ class Carrying:
         """See that a home which polls is told, once the loop has been away for long.  The sampler asks now and then."""
         if self.holder is not self.home and now - self._away_since >= HOME_BOUND:
             self.wanted = True
+
+    def remind(self) -> None:
+        """See that a step of the home raises what was put off.  The sampler asks at each look."""
+        if self.owes():
+            self._face.remind()
+
+    def owes(self) -> bool:
+        """Whether a step of the home that is under way has to raise something."""
+        home = self.home
+        return home is not None and home.interrupt is not None and home.handle is not None and home.state in _STEPS
 
     def _serve_preempted(self, lwp: LWP) -> bool:
         """End of a batch: maybe it is the turn of a preempted step.  Returns whether the LWP still holds the loop."""
@@ -549,6 +562,15 @@ class Carrying:
             if lwp.interrupt is None:
                 lwp.interrupt = exc
             self.wanted = True
+
+    def interrupted(self, exc: BaseException) -> None:
+        """A signal handler has raised on the home, in the middle of the protocol: raise it when that is over."""
+        home = self.home
+        assert home is not None
+        self._interrupted(home, exc)
+        home.wake()  # it may sleep, or poll
+        if home.state is LwpState.POLLING:
+            self._face.poke()
 
     # ---------------------------------------------------------------- idling, polling, parking
 

@@ -66,6 +66,9 @@ class Face(Protocol):
     def serve(self) -> None:
         """Do what only the home can do, if somebody has asked for it.  Called on the home, without the mutex."""
 
+    def remind(self) -> None:
+        """See that the home's step raises what a signal handler has raised in the middle of the protocol."""
+
     def describe(self, lwp: LWP) -> str:
         """What the LWP is blocked in, for the log."""
 

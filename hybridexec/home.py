@@ -8,7 +8,8 @@ CPython also calls signal handlers on the main thread alone, between two instruc
 call that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the
 loop waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
-called, and with it all others.
+called, and with it all others.  A home whose step has something to raise that was put off (``shield.py``) is nudged,
+too.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .detector.calls import Call, Site
+from .detector.calls import Call, Site, excluded
 from .identity import on_main_thread, os_ident
 from .lwp import Bell, LwpState, Region, current
 from .shield import Shield
@@ -45,8 +47,11 @@ _NO_SIGNALS = bytes([0, _NUDGE or 0])  # what else may be in the wake-up fd: pok
 class Nudges:
     """Sees that a blocked home calls the signal handlers that are due.  The loop's holder asks, the home answers."""
 
-    def __init__(self, carrying: Carrying, call_later: Callable[[float, Callable[[], None]], object]) -> None:
+    def __init__(
+        self, carrying: Carrying, shield: Shield, call_later: Callable[[float, Callable[[], None]], object]
+    ) -> None:
         self._carrying = carrying
+        self._shield = shield
         self._call_later = call_later
         self._due = 0  # how often the home has to answer
         self._nudging = False  # a timer is set
@@ -58,15 +63,15 @@ class Nudges:
         if _NUDGE is None or _signal.getsignal(_NUDGE) != _signal.SIG_DFL:
             yield
             return
-        _signal.signal(_NUDGE, self._answered)
-        self._mine = True
         try:
+            self._shield.signal(_NUDGE, self._answered)
+            self._mine = True
             yield
         finally:
             self._mine = False
             self._due = 0
-            if _signal.getsignal(_NUDGE) == self._answered:
-                _signal.signal(_NUDGE, _signal.SIG_DFL)
+            if self._shield.getsignal(_NUDGE) == self._answered:
+                self._shield.signal(_NUDGE, _signal.SIG_DFL)
 
     def came(self, numbers: bytes) -> None:
         """The wake-up fd has told of signals."""
@@ -82,9 +87,22 @@ class Nudges:
             signal.pthread_kill(home.ident, _NUDGE)
             self._call_later(NUDGE_PAUSE, self._nudge)
 
-    def _answered(self, signum: int, frame: object) -> None:
-        """What the home calls when it is nudged, together with all that is due."""
+    def remind(self) -> None:
+        """Nudge a home whose step has to raise what was put off.  The sampler asks, until the step has done so."""
+        home = self._carrying.home
+        if self._mine and home is not None and _NUDGE is not None:
+            signal.pthread_kill(home.ident, _NUDGE)
+
+    def _answered(self, signum: int, frame: FrameType | None) -> None:
+        """What the home calls when it is nudged, together with all that is due.
+
+        Raises:
+            BaseException: what was put off; not in the middle of asyncio's code, whose callback would be lost.
+        """
         self._due -= 1
+        home = self._carrying.home
+        if home is not None and home.handle is not None and not (frame is not None and excluded(frame.f_code)):
+            self._carrying.reactions.interrupt(home)
 
 
 class _Letter:
@@ -151,10 +169,10 @@ class Mailbox:
 class _Signal:
     """Stands in for the C module ``_signal`` inside ``signal``: carries ``signal.signal`` to the main thread."""
 
-    def __init__(self, mailbox: Mailbox, shield: Shield | None) -> None:
+    def __init__(self, mailbox: Mailbox, shield: Shield) -> None:
         self._mailbox = mailbox
-        self._set = _signal.signal if shield is None else shield.signal
-        self.getsignal = _signal.getsignal if shield is None else shield.getsignal
+        self._set = shield.signal
+        self.getsignal = shield.getsignal
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_signal, name)
@@ -169,7 +187,7 @@ class _Signal:
 
 
 @contextlib.contextmanager
-def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield | None) -> Iterator[None]:
+def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield) -> Iterator[None]:
     """While a loop runs whose home is the main thread: signals end its poll, main-thread-only calls are carried there.
 
     A signal that comes between CPython's last look and the system call would else not end it; and where other threads
@@ -184,18 +202,19 @@ def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield | N
     if not on_main_thread():
         yield
         return
-    former = _signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    if former != -1:
-        _signal.set_wakeup_fd(former)
     stand_in = _Signal(mailbox, shield)
     module: Any = signal
     before = module._signal, module.set_wakeup_fd
-    module._signal, module.set_wakeup_fd = stand_in, stand_in.set_wakeup_fd
-    try:
-        with nudges.ready(), contextlib.nullcontext() if shield is None else shield.up():
-            yield
-    finally:
-        module._signal, module.set_wakeup_fd = before
-        latter = _signal.set_wakeup_fd(-1)
-        if latter != waker:
-            _signal.set_wakeup_fd(latter)
+    with shield.up():
+        try:
+            former = _signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+            if former != -1:
+                _signal.set_wakeup_fd(former)
+            module._signal, module.set_wakeup_fd = stand_in, stand_in.set_wakeup_fd
+            with nudges.ready():
+                yield
+        finally:
+            module._signal, module.set_wakeup_fd = before
+            latter = _signal.set_wakeup_fd(-1)
+            if latter != waker:
+                _signal.set_wakeup_fd(latter)

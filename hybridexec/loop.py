@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import contextvars
 import functools
 import heapq
@@ -32,6 +31,7 @@ from .engines.handles import FdHandle, FdState, Step
 from .identity import get_ident, os_ident
 from .lwp import LWP, Region, current
 from .reactions import Reactions
+from .shield import Shield
 from .stats import Stats
 from .tracers import Tracers
 from .transports import Conversations
@@ -108,7 +108,8 @@ class HybridLoop(_Engine):
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
         self._tracers = Tracers()
-        self._nudges = home.Nudges(self._carrying, self.call_later)
+        self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off)
+        self._nudges = home.Nudges(self._carrying, self.shield, self.call_later)
         self._conversations = Conversations()
         self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
         self._values: thread_locals.Values | None = None  # the home's thread-locals
@@ -127,32 +128,44 @@ class HybridLoop(_Engine):
         """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
         self._check_closed()
         self._check_running()
-        hooks = sys.get_asyncgen_hooks()
-        entered = contextlib.ExitStack()
-        entered.callback(detector.sampler.unwatch, self._carrying)
-        lwp = self._carrying.begin()
         try:
-            entered.enter_context(home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield))
-            detector.sampler.watch(self._carrying)
+            with home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield):
+                self._run_here()
+        except BaseException as exc:
+            self._fail(exc)
+        finally:
+            self._stopping = False
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # a traceback keeps this frame
+
+    def _run_here(self) -> None:
+        """The calling thread is the home, until the loop stops."""
+        hooks = sys.get_asyncgen_hooks()
+        carrying = self._carrying
+        lwp = carrying.begin()
+        try:
+            detector.sampler.watch(carrying)
             self._settle(lwp)
             self.started(lwp)
             try:
-                self._carrying.carry(lwp)
+                carrying.carry(lwp)
             except BaseException:
-                self._carrying.regain(lwp)
+                carrying.regain(lwp)
                 raise
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
         finally:
-            self._failure = None
-            self._stopping = False
             self._thread_id = None
-            self._carrying.finish(lwp)
+            carrying.finish(lwp)
+            if lwp.interrupt is not None:
+                self._fail(lwp.interrupt)
+                lwp.interrupt = None
             events._set_running_loop(None)
             self._track(lwp, False)
             sys.set_asyncgen_hooks(*hooks)
-            entered.close()
+            detector.sampler.unwatch(carrying)
 
     def close(self) -> None:
         """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
@@ -465,6 +478,10 @@ class HybridLoop(_Engine):
         """Do what others have asked of the home."""
         self._mailbox.serve()
 
+    def remind(self) -> None:
+        """The home's step has to raise what was put off."""
+        self._nudges.remind()
+
     def describe(self, lwp: LWP) -> str:
         """What the LWP is blocked in."""
         return self._reactions.describe(lwp)
@@ -522,8 +539,16 @@ class HybridLoop(_Engine):
                 self._dress(lwp)
         return moved
 
+    def _put_off(self, exc: BaseException) -> None:
+        """A signal handler has raised in the middle of the protocol, on the main thread."""
+        if self._carrying.home is None:
+            self._fail(exc)  # the loop is about to begin, or to end
+        else:
+            self._carrying.interrupted(exc)
+            detector.sampler.look()
+
     def _fail(self, exc: BaseException) -> None:
-        """An exception on a spare that ends the loop: the home raises it out of ``run_forever``."""
+        """An exception that ends the loop, on a spare maybe: the home raises it out of ``run_forever``."""
         if self._failure is None:
             self._failure = exc
         elif exc is not self._failure:  # it may come by several ways: from the task, and from who awaits it

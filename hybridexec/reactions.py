@@ -82,11 +82,13 @@ class Reactions:
         try:
             self._begin(lwp, call, sure)
         except BaseException:
-            # A signal handler has raised, or the mode is "raise": the call is not made.
+            # The mode is "raise": the call is not made.
             lwp.call = call.outer
             if lwp is self._carrying.home:
                 self._carrying.regain(lwp)
             raise
+        if lwp.interrupt is not None:
+            self.over(lwp, call, raised=False)  # it is not made, either
 
     def _begin(self, lwp: LWP, call: Call, sure: bool) -> None:
         lwp.call = call
@@ -142,11 +144,11 @@ class Reactions:
             lwp.region = Region.AWAY
             self.affinity.rlocks.take_along(lwp, task_of(lwp))
             self._leave(lwp, call)
+            self.interrupt(lwp)
         except BaseException:
             lwp.region = None
             lwp.call = call.outer
-            if lwp is self._carrying.home:
-                self._carrying.regain(lwp)
+            self.resume(lwp, call)
             raise
         return True
 

@@ -1,9 +1,21 @@
-"""Shield: moments on the main thread in which no signal handler of the program may raise.
+"""Shield: on the main thread, what a signal handler raises comes up in the program's code alone.
 
-uvloop sets its own signal handling up and down around each run, on the main thread, in Python code.  A signal handler
-that raises there (Ctrl-C) leaves it in a state from which it does not recover: it believes for ever that it runs.  So,
-while a loop on such an engine has the main thread for its home, one function stands in for every handler of the
-program: while the shield is *closed* it only notes the signal, and the handler is called when it is opened.
+CPython calls signal handlers on the main thread, between any two instructions, and what they raise (Ctrl-C) comes up
+right there.  That may be in the middle of the protocol: between a queue and its wake-up, in the first instruction of
+``blocking().__exit__``, in a callback of the detector, in the start of a thread.  Nothing there could be left half
+done, and no ``try`` can begin early enough.  So, while a loop has the main thread for its home, one function stands in
+for every handler of the program.  A handler runs when its signal comes, wherever that is; but what it *raises* where
+the protocol was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector
+or a region does (``reactions.py``), or else when the home is nudged (``home.py``), in the step's own code; or out of
+``run_forever`` if there is no step.
+
+Whose code was interrupted the stack tells: this package's own code, or anything that it has called, between the
+interrupted frame and the frame that calls the program (``callers``), means the protocol.  This costs nothing until a
+signal comes.
+
+An engine may ask for more.  uvloop sets its own signal handling up and down around each run, in Python code that does
+not recover from an exception: so while the shield is *closed* a signal is only noted, and its handler is called when
+it is opened.
 """
 
 from __future__ import annotations
@@ -12,24 +24,35 @@ import _signal  # type: ignore[import-not-found]
 import collections
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import CodeType, FrameType
 from typing import Any
+
+from .detector.calls import own
 
 
 class Shield:
     """Stands between the signals and the program's handlers.  On the main thread.
+
+    Args:
+        callers: the code whose frames call the program.
+        put_off: keeps what a handler has raised in the middle of the protocol.
 
     Attributes:
         closed: whether handlers have to wait.
         pending: the signals that came meanwhile.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, callers: frozenset[CodeType], put_off: Callable[[BaseException], None]) -> None:
         self.closed = False
         self.pending: collections.deque[int] = collections.deque()
+        self._callers = callers
+        self._put_off = put_off
+        self._up = False
+        self._outer: Any = None  # of the loop in whose blocking() region this one runs
         self._handlers: dict[int, Any] = {}
 
-    def __call__(self, signum: int, frame: object) -> None:
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
         """A signal has come."""
         if self.closed:
             self.pending.append(signum)
@@ -46,41 +69,78 @@ class Shield:
         while self.pending:
             self._call(self.pending.popleft(), sys._getframe(1))
 
-    def _call(self, signum: int, frame: object) -> None:
-        handler = self._handlers.get(signum)
-        if handler is not None:
+    def _call(self, signum: int, frame: FrameType | None) -> None:
+        handler = self._known(signum)
+        if handler is None:
+            return
+        try:
             handler(signum, frame)
+        except BaseException as exc:
+            if not self._up or not self._interrupts_protocol(frame):
+                raise
+            self._put_off(exc)
+
+    def _known(self, signum: int) -> Any:
+        """The program's handler."""
+        handler = self._handlers.get(signum)
+        return handler._known(signum) if isinstance(handler, Shield) else handler
+
+    def _interrupts_protocol(self, frame: FrameType | None) -> bool:
+        innermost = True
+        while frame is not None:
+            code = frame.f_code
+            if code.co_filename != __file__:  # a handler may be interrupted by another: whose code was it before?
+                if code in self._callers:
+                    return innermost and own(code)
+                if own(code):
+                    return True
+                innermost = False
+            frame = frame.f_back
+        return False
 
     def signal(self, signum: int, handler: Any) -> Any:
         """As ``_signal.signal``."""
         if not callable(handler):
-            before = _signal.signal(signum, handler)
-            return self._handlers.pop(signum, None) if before is self else before
-        known = self._handlers.get(signum)
+            known, before = self._known(signum), _signal.signal(signum, handler)
+            self._handlers.pop(signum, None)
+            return known if before is self else before
+        known, former = self._known(signum), self._handlers.get(signum)
         self._handlers[signum] = handler
         try:
             before = _signal.signal(signum, self)
         except BaseException:
-            self._handlers[signum] = known
+            self._handlers[signum] = former
             raise
         return known if before is self else before
 
     def getsignal(self, signum: int) -> Any:
         """As ``_signal.getsignal``."""
         handler = _signal.getsignal(signum)
-        return self._handlers.get(signum) if handler is self else handler
+        return self._known(signum) if handler is self else handler
 
     @contextlib.contextmanager
     def up(self) -> Iterator[None]:
         """Stand in for all handlers, inside of the ``with`` statement."""
         try:
+            self._up = True
             for signum in _signal.valid_signals():
                 handler = _signal.getsignal(signum)
+                if isinstance(handler, Shield):
+                    self._outer = handler
                 if callable(handler):
                     self.signal(signum, handler)
             yield
         finally:
+            self._down()
+            self.open()
+
+    def _down(self) -> None:
+        try:
             for signum, handler in self._handlers.items():
                 if _signal.getsignal(signum) is self:
-                    _signal.signal(signum, handler)
-            self.open()
+                    restore = _signal.signal if self._outer in (None, handler) else self._outer.signal
+                    restore(signum, handler)
+            self._up = False
+        except BaseException:  # from a handler that is in its own place again
+            self._down()
+            raise

@@ -381,6 +381,9 @@ class Loop:
     def follow(self, lwp: Any) -> None:
         pass
 
+    def remind(self) -> None:
+        """No signal comes here."""
+
     def left(self, lwp: Any) -> None:
         pass
 

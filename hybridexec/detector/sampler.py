@@ -180,7 +180,7 @@ class Sampler:
             if idle >= IDLE_TICKS:
                 sleep.deep = True
                 # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
-                if not any(_executing(carrying) for carrying, _ in loops):
+                if not any(_executing(carrying) or carrying.owes() for carrying, _ in loops):
                     sleep.bell.wait(_nap(loops))
                 sleep.deep = False
                 idle = self._healthy = 0
@@ -207,6 +207,7 @@ class Sampler:
 
     def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
+        carrying.remind()
         lwp = _executing(carrying)
         if lwp is None:
             look.lwp = look.step = None

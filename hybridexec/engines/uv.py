@@ -50,7 +50,6 @@ from uvloop.loop import Loop
 from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
-from ..shield import Shield
 from .handles import FdHandle, FdState, Step, Timer, number_of
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -99,7 +98,6 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._raised: BaseException | None = None  # what has to be raised when it is over
         self._alarm: Any = None  # the timer that bounds the poll, and when it is due
         self._alarm_due = math.inf
-        self.shield = self._shield = Shield()
         self._run_poll = super().run_forever
         self._end_poll = super().stop
         super().__init__()
@@ -137,7 +135,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         lwp.handle = IN_POLL
         _set_running_loop(None)
         try:
-            self._shield.closed = main
+            self.shield.closed = main
             self._run_poll()
             if self._raised is not None:
                 raise self._raised
@@ -151,7 +149,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
                 self._polled(lwp)
             lwp.handle = None
             if main:
-                self._shield.open()
+                self.shield.open()
             self._poll_due = monotonic() + POLL_PAUSE
 
     def dispatch(self, found: Any) -> None:
@@ -165,7 +163,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """End the poll that this thread is in, or about to be in."""
         if not self._ending:
             self._ending = True
-            self._shield.closed = self._on_main
+            self.shield.closed = self._on_main
             self._end_poll()
 
     def _write_to_self(self) -> None:
@@ -416,19 +414,25 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     def _take_back(self) -> None:
         """The first thing in a poll on the main thread: the wake-up fd is ours again."""
         _signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
-        came = set(self._shield.pending) & self._signal_handlers.keys()
+        # What came before that is noted by the shield, once its handler was called.  Since 3.14 a call with keywords is
+        # no occasion for that; this one is.
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        came = set(self.shield.pending) & self._signal_handlers.keys()
         if came:
             told = self._drain()
             self._process_self_data(told)
             self._process_self_data(bytes(came - set(told)))
         if not self._ending:
-            self._shield.open()
+            self.shield.open()
 
     def _drain(self) -> bytes:
         try:
             return self._ssock.recv(4096)
         except BlockingIOError:
             return b""
+
+
+UvEngine.callers = (UvEngine.select.__code__,)
 
 
 def _opening(name: str) -> Any:
