@@ -157,6 +157,7 @@ class Carrying:
         self.reactions: Reactions  # what the loop does about blocks, for the detector
         self.runner_codes: frozenset[CodeType]  # the code whose frames call the callbacks
         self.wanted = False  # the holder shall call boundary() after its step
+        self.amid = False  # the holder has changed in the middle of a batch: its rest comes before the next poll
         self.holder: LWP | None = None
         self.holder_ident: int | None = None  # its thread; 0 while somebody polls or is on the way; None: stopped
         self.home: LWP | None = None
@@ -209,6 +210,7 @@ class Carrying:
             self.lwps.add(home)
             self.home = home
             self._rest = LoopState.FREE
+            self.amid = False
             self._face.gives(home)  # what its thread has is the loop's
             self._take(home)
         return home
@@ -241,7 +243,9 @@ class Carrying:
                 self._retire(lwp)
                 return
             timeout = face.timeout()
-            if timeout == 0 or lwp.kept or self.preempted:
+            if self.amid:
+                events = None
+            elif timeout == 0 or lwp.kept or self.preempted:
                 events = face.select(0)
             elif len(self.lwps) == 1:
                 # Nobody else could take the loop, and nobody else comes into being but through a step of its own.
@@ -271,7 +275,9 @@ class Carrying:
             else:
                 return
             held = face.turn(lwp, events)
-            if held and face.stopping() and self.home is not None:
+            if not held or self.amid:
+                continue
+            if face.stopping() and self.home is not None:
                 if lwp is self.home:
                     return
                 held = self._stop(lwp)
@@ -322,6 +328,7 @@ class Carrying:
                 self._want(lwp)
             else:
                 lwp.state = LwpState.WOKEN
+                self.amid = self._face.unfinished()
                 target = self._grant(target)
                 lwp = None  # type: ignore[assignment]
         self._send(_Action.POKE if poke else target)
@@ -451,6 +458,7 @@ class Carrying:
             if still is not None and not still():
                 return False
             lwp.alert = lwp.moved = True
+            self.amid = self._face.unfinished()
             lwp.state = state
             self.detached.add(lwp)
             self.handoffs += 1

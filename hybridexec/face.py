@@ -24,6 +24,9 @@ class Face(Protocol):
     def turn(self, lwp: LWP, events: Any) -> bool:
         """Handle events and timers and run what is ready; whether the LWP still holds the loop afterwards."""
 
+    def unfinished(self) -> bool:
+        """Whether a batch is under way, and steps of it are still to be run."""
+
     def has_work(self) -> bool:
         """Whether something is ready to run."""
 

@@ -111,6 +111,7 @@ class HybridLoop(_Engine):
         self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off)
         self._nudges = home.Nudges(self._carrying, self.shield, self.call_later)
         self._conversations = Conversations()
+        self._batch: Any = iter(range(0))  # a number for each step that is still to be run before the next poll
         self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
         self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
@@ -298,6 +299,9 @@ class HybridLoop(_Engine):
         """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
         ready: collections.deque[Any] = self._ready
         carrying = self._carrying
+        if not carrying.amid:
+            self._batch = iter(range(len(ready)))
+        batch = self._batch
         # None of these changes during a batch but by a step that ends it, or raises the alert.
         careful = self._careful()
         debug = self._debug
@@ -307,7 +311,7 @@ class HybridLoop(_Engine):
         plain: Any = Handle
         of_fd: Any = FdHandle
         idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
-        for _ in range(len(ready)):
+        for _ in batch:
             handle = ready.popleft()
             if handle._cancelled:
                 continue
@@ -337,13 +341,14 @@ class HybridLoop(_Engine):
             handle = None
             if lwp.alert:
                 if self._after_step(lwp):
-                    # The loop has moved meanwhile: what was counted as ready is out of date.
+                    # The loop has moved meanwhile: this may be another batch by now.
                     return not carrying.wanted or carrying.boundary(lwp)
                 careful = self._careful()
             if carrying.wanted:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
+        carrying.amid = False
         lwp.handle = handle = None
         return True
 
@@ -362,6 +367,10 @@ class HybridLoop(_Engine):
         if self._reactions.preempt is not None:
             lwp.began = monotonic()
         return True
+
+    def unfinished(self) -> bool:
+        """Whether steps of a batch are still to be run."""
+        return self._batch.__length_hint__() > 0
 
     def has_work(self) -> bool:
         """Whether something is ready to run."""

@@ -75,6 +75,7 @@ class Loop:
         self._longest = longest
         self._bounds = protocol.carrying.RETURN_BOUND, protocol.carrying.HOME_BOUND
         self._ready: collections.deque[tuple[str, Code]] = collections.deque()
+        self._batch: Any = iter(range(0))  # a number for each step of the batch that is still to be run
         self._timers: list[tuple[float, int, tuple[str, Code]]] = []
         self._serials = itertools.count()
         self._polls = 0  # in a row that have not waited, without a step in between
@@ -326,7 +327,9 @@ class Loop:
         self._ready.extendleft(reversed(lwp.kept))
         lwp.kept.clear()
         carrying = self.carrying
-        for _ in range(len(self._ready)):
+        if not carrying.amid:
+            self._batch = iter(range(len(self._ready)))
+        for _ in self._batch:
             step = self._ready.popleft()
             lwp.handle = step
             self._run(lwp, *step)
@@ -338,8 +341,12 @@ class Loop:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
+        carrying.amid = False
         lwp.handle = None
         return True
+
+    def unfinished(self) -> bool:
+        return self._batch.__length_hint__() > 0
 
     def _run(self, lwp: Any, name: str, code: Code) -> None:
         self._runs[name] += 1
