@@ -156,7 +156,7 @@ class Carrying:
         self._pool = Pool(face, self)
         self.reactions: Reactions  # what the loop does about blocks, for the detector
         self.runner_codes: frozenset[CodeType]  # the code whose frames call the callbacks
-        self.wanted = False  # the holder shall call boundary() after its step
+        self.due: float | None = None  # when the holder has to call boundary() between two steps; None: never
         self.amid = False  # the holder has changed in the middle of a batch: its rest comes before the next poll
         self.holder: LWP | None = None
         self.holder_ident: int | None = None  # its thread; 0 while somebody polls or is on the way; None: stopped
@@ -303,7 +303,7 @@ class Carrying:
                 home.state = LwpState.RETURNING
                 home.since = -math.inf
                 self.returning.appendleft(home)
-                self.wanted = True
+                self._expect(-math.inf)
             poked = self._poked()
         for lwp in stranded - {home}:
             self._send(lwp)
@@ -314,7 +314,7 @@ class Carrying:
     # ---------------------------------------------------------------- between two steps
 
     def boundary(self, lwp: LWP) -> bool:
-        """Between two steps, when ``wanted``: give the loop to whoever has waited long enough.
+        """Between two steps, when it is ``due``: give the loop to whoever has waited long enough.
 
         Returns:
             Whether the LWP still holds the loop.
@@ -349,6 +349,8 @@ class Carrying:
 
     def _unheard(self) -> bool:
         """Whether somebody who polls has to be told something.  Mutex held."""
+        if not self.pollers:
+            return False
         home = self.home
         if home in self.pollers and (
             self._mail or (self.holder is not None and monotonic() - self._away_since >= HOME_BOUND)
@@ -357,15 +359,28 @@ class Carrying:
         return any(poller.kept for poller in self.pollers)
 
     def _want(self, lwp: LWP) -> None:
-        """Set whether the holder has to look between its steps.  Mutex held."""
+        """Set when the holder has to look between its steps.  Mutex held."""
+        self.due = None
         home = self.home
-        away = home is not lwp and home is not None and (home.interrupt is not None or home.state in _WAITING)
-        self.wanted = away or self._mail or bool(self.returning) or self._unheard()
+        if self._mail or self._unheard():
+            self.due = -math.inf
+        elif home is not lwp and home is not None:
+            if home.interrupt is not None:
+                self.due = -math.inf
+            elif home.state is LwpState.PARKED:
+                self.due = self._away_since + HOME_BOUND
+        if self.returning:
+            self._expect(self.returning[0].since + RETURN_BOUND)
+
+    def _expect(self, when: float) -> None:
+        """The holder has to look between its steps, from a time on.  Mutex held."""
+        if self.due is None or when < self.due:
+            self.due = when
 
     def recall(self, now: float) -> None:
         """See that a home which polls is told, once the loop has been away for long.  The sampler asks now and then."""
         if self.holder is not self.home and now - self._away_since >= HOME_BOUND:
-            self.wanted = True
+            self.due = -math.inf
 
     def remind(self) -> None:
         """See that a step of the home raises what was put off.  The sampler asks at each look."""
@@ -436,7 +451,7 @@ class Carrying:
     def others(self, lwp: LWP) -> bool:
         """Whether anybody else wants the loop: if not, a step need not be preempted.  Any thread may ask."""
         face = self._face
-        if self.returning or self.preempted or self.wanted or face.has_work():
+        if self.returning or self.preempted or self.due is not None or face.has_work():
             return True
         # Nobody polls while it runs: what the kernel has ready is not known.
         return face.has_input()
@@ -518,7 +533,7 @@ class Carrying:
                 lwp.since = now
                 lwp.state = state = LwpState.RETURNING
                 self.returning.append(lwp)
-                self.wanted = True
+                self._expect(now + RETURN_BOUND)
                 # The loop may be free, with an older step waiting that nobody has woken.
                 successor = self._successor() if self._claimable() else self._poked()
             else:
@@ -569,7 +584,7 @@ class Carrying:
         with self.mutex:
             if lwp.interrupt is None:
                 lwp.interrupt = exc
-            self.wanted = True
+            self._expect(-math.inf)
 
     def interrupted(self, exc: BaseException) -> None:
         """A signal handler has raised on the home, in the middle of the protocol: raise it when that is over."""
@@ -730,11 +745,11 @@ class Carrying:
             # Steps of bound user threads wait for this LWP: it queues as one that returns.
             lwp.state = LwpState.RETURNING
             self.returning.append(lwp)
-            self.wanted = True
+            self._expect(lwp.since + RETURN_BOUND)
             return
         lwp.state = LwpState.PARKED
         if lwp is self.home:
-            self.wanted = True
+            self._expect(self._away_since + HOME_BOUND)
         else:
             self.parked.append(lwp)
 
@@ -746,7 +761,7 @@ class Carrying:
             if lwp.state is LwpState.PARKED:
                 self._unqueue(lwp)
                 self._park(lwp)
-            self.wanted = True
+            self._expect(-math.inf)
         if polling:
             self._face.poke()
 
@@ -910,7 +925,7 @@ class Carrying:
         wake: LWP | _Action | None = _Action.POKE  # it may be about to poll
         with self.mutex:
             self._mail = True
-            self.wanted = True
+            self._expect(-math.inf)
             home = self.home
             if home is not None and home.state in _WAITING:
                 wake = self._rouse(home)

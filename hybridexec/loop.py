@@ -342,9 +342,9 @@ class HybridLoop(_Engine):
             if lwp.alert:
                 if self._after_step(lwp):
                     # The loop has moved meanwhile: this may be another batch by now.
-                    return not carrying.wanted or carrying.boundary(lwp)
+                    return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
                 careful = self._careful()
-            if carrying.wanted:
+            if carrying.due is not None and monotonic() >= carrying.due:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False

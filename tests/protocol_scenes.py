@@ -336,8 +336,8 @@ class Loop:
             if lwp.alert:
                 lwp.alert = lwp.moved = False
                 lwp.handle = None
-                return not carrying.wanted or carrying.boundary(lwp)
-            if carrying.wanted:
+                return carrying.due is None or self.machine.time < carrying.due or carrying.boundary(lwp)
+            if carrying.due is not None and self.machine.time >= carrying.due:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False

@@ -189,7 +189,7 @@ def describe(loop: Any) -> list[str]:
     carrying = loop._carrying
     lines = [
         f"{loop!r}: {carrying.state}, rest={carrying._rest}, mutex={carrying.mutex!r}, "
-        f"wanted={carrying.wanted}, mail={carrying._mail}, exhausted={carrying._exhausted}",
+        f"due={carrying.due}, mail={carrying._mail}, exhausted={carrying._exhausted}",
         f"  holder={carrying.holder} last={carrying._last} home={carrying.home} waking={carrying._waking}",
         f"  pollers={[(lwp, lwp.deadline - loop.time()) for lwp in carrying.pollers]} parked={carrying.parked}",
         f"  returning={list(carrying.returning)} preempted={list(carrying.preempted)}",
