@@ -242,10 +242,9 @@ class Carrying:
             elif self._rest is not LoopState.FREE:
                 self._retire(lwp)
                 return
-            timeout = face.timeout()
             if self.amid:
                 events = None
-            elif timeout == 0 or lwp.kept or self.preempted:
+            elif (timeout := face.timeout()) == 0 or lwp.kept or self.preempted:
                 events = face.select(0)
             elif len(self.lwps) == 1:
                 # Nobody else could take the loop, and nobody else comes into being but through a step of its own.
@@ -356,7 +355,10 @@ class Carrying:
             self._mail or (self.holder is not None and monotonic() - self._away_since >= HOME_BOUND)
         ):
             return True
-        return any(poller.kept for poller in self.pollers)
+        for poller in self.pollers:  # noqa: SIM110  # there is one as a rule: a generator costs more than the look
+            if poller.kept:
+                return True
+        return False
 
     def _want(self, lwp: LWP) -> None:
         """Set when the holder has to look between its steps.  Mutex held."""

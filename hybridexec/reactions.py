@@ -372,9 +372,11 @@ class Reactions:
     def _pinned(self, lwp: LWP) -> bool:
         if lwp.pin_count and lwp.pin_step is lwp.handle:
             return True
+        if not self._pins:
+            return False
         # Not only the task that the step is of: an eager one begins in its parent's step, and pins it until it waits.
         # A pinned task that runs does so on the holder, which is who is asked about.
-        pinned = (reference() for reference in self._pins.keyrefs()) if self._pins else ()
+        pinned = (reference() for reference in self._pins.keyrefs())
         return any(task is not None and (task is task_of(lwp) or _runs(task)) for task in pinned)
 
     # ---------------------------------------------------------------- inside
@@ -385,9 +387,11 @@ class Reactions:
 
     def _acts(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether anything but a report is done about a block of the LWP's step."""
+        if self.mode == "observe" or self._pinned(lwp):
+            return False
         # One that watches by sys.monitoring takes an LWP for its thread by its identity, and would be entered twice.
         hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
-        return self.mode != "observe" and not self._pinned(lwp) and not (hold and in_debugger(frame))
+        return not (hold and in_debugger(frame))
 
     def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)
@@ -442,7 +446,8 @@ class Reactions:
     def _add(self, duration: float) -> None:
         with self._lock:
             self.total += duration
-            self.longest = max(self.longest, duration)
+            if duration > self.longest:
+                self.longest = duration
 
     def _upcall(self, kind: UpcallKind, lwp: LWP, call: Call, duration: float | None) -> Upcall:
         if call.user_thread is None:
@@ -530,7 +535,7 @@ def _runs(task: asyncio.Task[Any]) -> bool:
 
 def in_debugger(frame: FrameType | None) -> bool:
     """Whether a debugger's code is among a frame's callers.  Costs nothing while no debugger is imported."""
-    if not any(name in sys.modules for name in _DEBUGGERS):
+    if sys.modules.keys().isdisjoint(_DEBUGGERS):
         return False
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("bdb", "pdb")]
     while frame is not None:

@@ -78,10 +78,10 @@ def _members(handle: Any) -> tuple[Any, ...]:
     callback: Any = getattr(handle, "_callback", None)
     kind: type = type(callback)
     owner = None
-    if handle.__class__ is FdHandle:
-        owner = handle.owner  # its callback is forgotten if it was removed meanwhile
-    elif kind is MethodType or kind is BuiltinMethodType:
+    if kind is MethodType or kind is BuiltinMethodType:
         owner = callback.__self__
+    elif handle.__class__ is FdHandle:
+        owner = handle.owner  # its callback is forgotten if it was removed meanwhile
     elif kind is not FunctionType:
         return ()  # a task's step
     elif callback.__module__ == _TLS and callback.__closure__:

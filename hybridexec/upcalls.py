@@ -8,7 +8,6 @@ line, a metrics exporter, a test) is an :class:`Instrument`.
 
 from __future__ import annotations
 
-import collections
 import enum
 import logging
 import threading
@@ -26,6 +25,8 @@ logger = logging.getLogger("hybridexec")
 
 class UpcallKind(enum.Enum):
     """What happened."""
+
+    __hash__ = object.__hash__  # each is the only one of its kind; Enum's own is written in Python
 
     BLOCKED = "blocked"
     """A step blocks, or (modes "observe" and "raise") would have frozen a default loop."""
@@ -141,14 +142,14 @@ class Emitter:
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._lock = threading.Lock()
-        self._counts: collections.Counter[UpcallKind] = collections.Counter()
+        self._counts = dict.fromkeys(UpcallKind, 0)
         self._listeners: dict[UpcallKind, tuple[Instrument, ...]] = {}
         for kind, method in METHODS.items():
             self._listeners[kind] = tuple(i for i in instruments if _listens(i, method))
 
     def listens(self, kind: UpcallKind) -> bool:
         """Whether an upcall of this kind has a listener: if not, there is no need to build it."""
-        return bool(self._listeners[kind])
+        return self._listeners[kind] != ()
 
     def count(self, kind: UpcallKind) -> None:
         """Count an upcall that nobody listens to."""
@@ -169,7 +170,7 @@ class Emitter:
     def counts(self) -> dict[UpcallKind, int]:
         """How many upcalls of each kind there were."""
         with self._lock:
-            return {kind: self._counts[kind] for kind in UpcallKind}
+            return dict(self._counts)
 
     def _drop(self, instrument: Instrument, exc: BaseException) -> None:
         with self._lock:

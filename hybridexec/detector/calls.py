@@ -71,22 +71,23 @@ class Site:
 class Call:
     """A call that blocks, or may block, and what is known about it."""
 
-    __slots__ = (
-        "argument",
-        "began",
-        "binds",
-        "brief",
-        "detection",
-        "foreign",
-        "in_poll",
-        "name",
-        "outer",
-        "reported",
-        "site",
-        "stays",
-        "user_thread",
-        "waiting",
-    )
+    reported = False
+    """Whether an upcall BLOCKED was emitted."""
+    brief = False
+    """Whether it waits for something that is always on its way."""
+    foreign = False
+    """Whether it may call back into Python: nobody has declared it, or it is known to."""
+    binds: Binds | None = None
+    """What it ties to the thread: there may be something to see to when it is over."""
+    waiting: list[Bell] | None = None
+    """Of a sqlite3 connection: who waits for its end."""
+    stays = False
+    """Whether the loop stands still meanwhile: nothing more can be done about it."""
+    user_thread: str | None = None
+    in_poll: bool | None = None
+    """Whether the engine's poll has called what makes it, once that was told."""
+    outer: Call | None = None
+    """The call whose C code has called back into Python."""
 
     def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
         self.site = site
@@ -94,15 +95,6 @@ class Call:
         self.argument = argument
         self.detection = detection
         self.began = monotonic()
-        self.reported = False  # an upcall BLOCKED was emitted
-        self.brief = False  # it waits for something that is always on its way
-        self.foreign = False  # it may call back into Python: nobody has declared it, or it is known to
-        self.binds: Binds | None = None  # what it ties to the thread: there may be something to see to when it is over
-        self.waiting: list[Bell] | None = None  # of a sqlite3 connection: who waits for its end
-        self.stays = False  # the loop stands still meanwhile: nothing more can be done about it
-        self.user_thread: str | None = None
-        self.in_poll: bool | None = None  # whether the engine's poll has called what makes it, once that was told
-        self.outer: Call | None = None  # the call whose C code has called back into Python
 
 
 _sites: dict[tuple[int, int], Site] = {}
