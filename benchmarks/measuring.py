@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
@@ -16,8 +17,8 @@ def in_turns[T](rounds: int, peers: Mapping[str, Callable[[], T]]) -> dict[str, 
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of the ratios of the rounds."""
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
+    """The median of the ratios of the rounds; infinite where they had nothing to show."""
+    return median(a / b if b else math.inf for a, b in zip(ours, theirs, strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 CONNECTIONS = 64
+BARE = "bare"
 PATIENCE = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -49,18 +50,19 @@ def limited(process: subprocess.Popen[str], seconds: float) -> Iterator[None]:
 
 
 class Server:
-    """A uvicorn.
+    """A uvicorn, or the bare server.
 
     Args:
-        handler: which of ``apps.py``.
-        loop: uvicorn's ``loop``.
+        handler: which of ``apps.py``, or ``BARE``.
+        loop: uvicorn's ``loop``; the bare server has none.
         nap: how long its handler blocks, in seconds.
     """
 
     def __init__(self, handler: str, loop: str, nap: float = 0) -> None:
+        program = ["benchmarks.bare"] if handler == BARE else ["benchmarks.server", handler, loop]
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe might be full
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.server", handler, loop, str(nap)],
+            [sys.executable, "-m", *program, str(nap)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

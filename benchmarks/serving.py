@@ -8,7 +8,7 @@ from functools import partial
 from statistics import median
 
 from .measuring import in_turns, median_of, ratio
-from .peers import CONNECTIONS, Served, Server, servers
+from .peers import BARE, CONNECTIONS, Served, Server, servers
 from .results import Benchmark, Row
 
 OURS = "hybridexec:new_event_loop"
@@ -27,20 +27,21 @@ def processor(loads: list[Served]) -> float:
 
 def blocking(name: str, nap: float, quick: bool) -> Iterator[Row]:
     """A handler that blocks against the same handler offloaded by hand."""
-    rounds, seconds = (1, 0.5) if quick else (5, 3.0)
+    rounds, seconds = (1, 0.3) if quick else (5, 3.0)
     ceiling = CONNECTIONS / nap
-    kinds = [("blocking", OURS), ("offloaded", "asyncio"), ("offloaded", "uvloop"), ("blocking", "asyncio")]
-    kinds.append(("blocking", ON_UVLOOP))
-    with servers(*kinds, nap=nap) as (ours, on_asyncio, on_uvloop, frozen, other):
-        found = in_turns(
-            rounds,
-            {
-                "ours": lambda: ours.load(seconds),
-                "other": lambda: other.load(seconds),
-                "asyncio": lambda: on_asyncio.load(seconds),
-                "uvloop": lambda: on_uvloop.load(seconds),
-            },
-        )
+    kinds = {
+        "ours": ("blocking", OURS),
+        "engine": ("blocking", ON_UVLOOP),
+        "asyncio": ("offloaded", "asyncio"),
+        "uvloop": ("offloaded", "uvloop"),
+        "bare": (BARE, ""),
+        "plain": ("plain", OURS),
+        "plain asyncio": ("plain", "asyncio"),
+        "plain uvloop": ("plain", "uvloop"),
+    }
+    with servers(*kinds.values(), ("blocking", "asyncio"), nap=nap) as (*made, frozen):
+        peers = {kind: partial(server.load, seconds) for kind, server in zip(kinds, made, strict=True)}
+        found = in_turns(rounds, peers)
         # Each request waits for all others: the time for one of each connection, or two.
         alone = frozen.load((1 if quick else 2) * CONNECTIONS * nap)
     how, total = median_of(rounds), f"sum of {rounds}"
@@ -52,16 +53,24 @@ def blocking(name: str, nap: float, quick: bool) -> Iterator[Row]:
     default = f"default loop: {alone.rate:,.0f}/s"
     yield Row(f"{name}.rate", f"time.sleep({nap}) in the handler", rate(mine), "/s", how, default)
     yield Row(f"{name}.of-ceiling", "... of the ceiling", rate(mine) / ceiling, "", how, f"{ceiling:,.0f}/s")
-    by_offloaded = rate(mine) / rate(offloaded[best])
+    by_offloaded = ratio([load.rate for load in mine], [load.rate for load in offloaded[best]])
     yield Row(f"{name}.by-offloaded", "... by the better one offloaded", by_offloaded, "", how, f"offloaded: {rates}")
+    limit = f"{processor(found['bare']):.0f} µs, p99 {median(load.p99 for load in found['bare']) * 1e3:.1f} ms"
+    yield Row(f"{name}.limit", "a bare server with a thread for each", rate(found["bare"]), "/s", how, limit)
     yield Row(f"{name}.p99", "... p99", median(load.p99 for load in mine) * 1e3, "ms", how, f"offloaded: {tails}")
+    by_tail = ratio([load.p99 for load in mine], [load.p99 for load in offloaded[best]])
+    yield Row(f"{name}.p99-by-offloaded", "... by the better one offloaded", by_tail, "", how)
     yield Row(f"{name}.processor", "... processor per request", processor(mine), "µs", how, f"offloaded: {costs}")
-    engine = found["other"]
+    added = processor(mine) - processor(found["plain"])
+    theirs = processor(offloaded[best]) - processor(found[f"plain {best}"])
+    what = "... processor added by blocking, by that of offloading"
+    yield Row(f"{name}.added-by-offloaded", what, added / theirs, "", how, f"{added:.0f} µs, offloaded {theirs:.0f} µs")
+    engine = found["engine"]
     yield Row(f"{name}.rate-on-uvloop", "... with the uvloop engine", rate(engine), "/s", how)
     yield Row(f"{name}.processor-on-uvloop", "... processor per request", processor(engine), "µs", how)
     errors = sum(load.errors for load in (*mine, *engine))
-    theirs = sum(load.errors for loads in offloaded.values() for load in loads) + alone.errors
-    yield Row(f"{name}.errors", "... errors", errors, "", total, f"peers: {theirs}")
+    others = sum(load.errors for loads in offloaded.values() for load in loads) + alone.errors
+    yield Row(f"{name}.errors", "... errors", errors, "", total, f"peers: {others}")
 
 
 def blocking_20_ms(quick: bool) -> Iterator[Row]:
@@ -72,6 +81,11 @@ def blocking_20_ms(quick: bool) -> Iterator[Row]:
 def blocking_5_ms(quick: bool) -> Iterator[Row]:
     """uvicorn, a handler that does time.sleep(0.005), against the same offloaded by hand."""
     yield from blocking("blocking-5ms", 0.005, quick)
+
+
+def blocking_1_ms(quick: bool) -> Iterator[Row]:
+    """uvicorn, a handler that does time.sleep(0.001), against the same offloaded by hand."""
+    yield from blocking("blocking-1ms", 0.001, quick)
 
 
 def stops(quick: bool) -> Iterator[Row]:
@@ -123,6 +137,7 @@ def plain_uvloop(quick: bool) -> Iterator[Row]:
 BENCHMARKS: dict[str, Benchmark] = {
     "blocking-20ms": blocking_20_ms,
     "blocking-5ms": blocking_5_ms,
+    "blocking-1ms": blocking_1_ms,
     "stops": stops,
     "plain": plain,
     "plain-uvloop": plain_uvloop,

@@ -370,7 +370,7 @@ class HybridLoop(_Engine):
 
     def unfinished(self) -> bool:
         """Whether steps of a batch are still to be run."""
-        return self._batch.__length_hint__() > 0
+        return bool(self._batch.__length_hint__())
 
     def has_work(self) -> bool:
         """Whether something is ready to run."""

@@ -346,7 +346,10 @@ MUTATIONS = [
         ),
         a_spare_retires_when_it_is_woken,
     ),
-    Sought(Mutation("a return that nobody hears of", "rejoin", "self._expect(now + RETURN_BOUND)", "pass"), two_return_at_once),
+    Sought(
+        Mutation("a return that nobody hears of", "rejoin", "self._expect(now + RETURN_BOUND)", "pass"),
+        two_return_at_once,
+    ),
     Sought(Mutation("a holder that polls and is not poked", "_poked", "_Action.POKE if", "None if"), one_blocks, False),
     Sought(
         Mutation("a home whose wait begins anew", "_due", "now - self._away_since", "now - home.since"),
