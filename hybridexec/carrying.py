@@ -73,6 +73,8 @@ Races that are possible, and why they are safe:
   whenever the loop is set free or a step is over (``_unheard``).  A home that polls while the loop is busy elsewhere is
   told by the sampler's reminder (``recall``), so that steps need not look for the time.
 
+Where a woken LWP runs is a matter of its own (``placing.py``): on its waker's processor, if that is about to sleep.
+
 Rejected: the *baton* (the owner names its successor and waits): two directed wake-ups per block, and nobody runs
 while a thread is on its way.  Rejected: a pool shared by loops; nothing is gained but a second lock.
 """
@@ -88,9 +90,10 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from . import placing
 from .face import Face
 from .identity import os_ident, os_thread
-from .lwp import LWP, Bell, LwpState
+from .lwp import LWP, Bell, LwpState, current
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -558,6 +561,8 @@ class Carrying:
                 # It may have come when the ring had been heard already: so look why, as after any ring.
                 self._interrupted(lwp, exc)
             with self.mutex:
+                if lwp.processors is not None:
+                    placing.anywhere(lwp)
                 if self._waking is lwp:
                     self._waking = None
                 if self.state is LoopState.FORKED:
@@ -690,6 +695,8 @@ class Carrying:
         while True:
             if not asleep:
                 with self.mutex:
+                    if lwp.processors is not None:
+                        placing.anywhere(lwp)
                     self._unqueue(lwp)
                     self._starting.pop(lwp, None)
                     if self._waking is lwp:
@@ -815,7 +822,15 @@ class Carrying:
             return None
         lwp.state = LwpState.WOKEN
         self.wakeups += 1
+        if placing.CAN and lwp.launched and self._is_about_to_sleep(current.get(os_ident())):
+            placing.near(lwp)
         return lwp
+
+    def _is_about_to_sleep(self, waker: LWP | None) -> bool:
+        """Whether the processor of the calling thread is about to be free."""
+        if waker is None or waker.carrying is not self or waker is self.holder:
+            return False
+        return not (waker.computes and waker.state is LwpState.BLOCKED)
 
     def _unqueue(self, lwp: LWP) -> None:
         for queue in (self.parked, self.pollers, self.returning, self.preempted):

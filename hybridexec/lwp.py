@@ -124,6 +124,7 @@ class LWP:
         "carrying",
         "children",
         "clock",
+        "computes",
         "deadline",
         "handle",
         "hooks",
@@ -139,6 +140,7 @@ class LWP:
         "owned",
         "pin_count",
         "pin_step",
+        "processors",
         "region",
         "since",
         "state",
@@ -159,6 +161,8 @@ class LWP:
         self.identity = 0  # what threading.get_ident() says there: the home's, once it carries the loop
         self.native = 0  # what the system calls its thread
         self.clock: int | None = None  # of its thread's processor time
+        self.computes = False  # its call, as far as is known, needs a processor
+        self.processors: bytes | None = None  # what it may run on, while it is allowed but one of them
         self.launched = False  # its thread exists, or is being started
         self.thread: threading.Thread | None = None
         self.state = LwpState.PARKED
