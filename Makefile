@@ -15,7 +15,7 @@ VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue region
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads \
 	attributes executor_futures rlocks torture thread_locals)
 
-.PHONY: bootstrap demo test test-engine test-version lint types lowest hunt clean
+.PHONY: bootstrap demo test test-engine test-version conformance lint types lowest hunt clean
 
 bootstrap: $(ENV)/.done
 
@@ -39,6 +39,9 @@ test-engine: bootstrap
 
 test-version: bootstrap
 	$(ENV)/bin/python -m pytest -m "not slow" $(TESTS) $(VERSION_TESTS)
+
+conformance: bootstrap
+	$(ENV)/bin/python -m tests.conformance $(CONFORMANCE)
 
 lint: bootstrap
 	$(ENV)/bin/ruff check .

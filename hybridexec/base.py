@@ -47,6 +47,7 @@ class Engine(asyncio.AbstractEventLoop):
         _ssock: socket.socket
         _csock: socket.socket
         _current_handle: asyncio.Handle | None
+        _signal_handlers: dict[int, asyncio.Handle]
 
         def _check_closed(self) -> None: ...
         def _check_running(self) -> None: ...

@@ -20,7 +20,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -187,17 +187,21 @@ class _Signal:
 
 
 @contextlib.contextmanager
-def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield) -> Iterator[None]:
+def main_thread(
+    mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield, handled: Collection[int]
+) -> Iterator[None]:
     """While a loop runs whose home is the main thread: signals end its poll, main-thread-only calls are carried there.
 
     A signal that comes between CPython's last look and the system call would else not end it; and where other threads
-    want the interpreter, that can be a long moment.  If the program has a wake-up fd of its own, that one stays.
+    want the interpreter, that can be a long moment.  If the program has a wake-up fd of its own, that one stays.  So
+    does the loop's when it stops, if it has signal handlers: what comes before the next run is handled there.
 
     Args:
         mailbox: the home's mailbox.
         nudges: what the home is told of signals by, while it is blocked.
         waker: the file descriptor that ends the poll.
         shield: stands between the signals and their handlers.
+        handled: the signals that the loop has handlers for, kept up to date.
     """
     if not on_main_thread():
         yield
@@ -216,5 +220,5 @@ def main_thread(mailbox: Mailbox, nudges: Nudges, waker: int, shield: Shield) ->
         finally:
             module._signal, module.set_wakeup_fd = before
             latter = _signal.set_wakeup_fd(-1)
-            if latter != waker:
+            if latter != waker or handled:
                 _signal.set_wakeup_fd(latter)

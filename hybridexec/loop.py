@@ -13,12 +13,12 @@ import contextvars
 import functools
 import heapq
 import math
+import signal
 import sys
 import types
-from asyncio import Handle, constants, events
+from asyncio import Handle, base_events, constants, events
 from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
 from asyncio.format_helpers import _format_callback_source
-from asyncio.log import logger as asyncio_logger
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self
@@ -130,7 +130,8 @@ class HybridLoop(_Engine):
         self._check_closed()
         self._check_running()
         try:
-            with home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield):
+            waker = self._csock.fileno()
+            with home.main_thread(self._mailbox, self._nudges, waker, self.shield, self._signal_handlers):
                 self._run_here()
         except BaseException as exc:
             self._fail(exc)
@@ -223,7 +224,15 @@ class HybridLoop(_Engine):
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler for a signal; wherever the loop is carried now, its home does it."""
-        return bool(self._mailbox.at_home(functools.partial(super().remove_signal_handler, sig)))
+        remove = super().remove_signal_handler
+
+        def at_home() -> bool:
+            removed = bool(remove(sig))
+            if removed and not self._signal_handlers and self._carrying.home is not None:
+                signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)  # by it signals end the poll
+            return removed
+
+        return bool(self._mailbox.at_home(at_home))
 
     def _process_self_data(self, data: bytes) -> None:
         super()._process_self_data(data)
@@ -561,7 +570,7 @@ class HybridLoop(_Engine):
         if self._failure is None:
             self._failure = exc
         elif exc is not self._failure:  # it may come by several ways: from the task, and from who awaits it
-            asyncio_logger.error("another exception while the loop ends", exc_info=exc)
+            base_events.logger.error("another exception while the loop ends", exc_info=exc)  # type: ignore[attr-defined]
         self._stopping = True
 
     def _report(self, handle: Any, exc: BaseException) -> None:
@@ -585,7 +594,7 @@ class HybridLoop(_Engine):
             self._current_handle = None
             lasted = self.time() - started
             if lasted >= self.slow_callback_duration:
-                asyncio_logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)
+                base_events.logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)  # type: ignore[attr-defined]
             del handle  # a traceback may keep this frame
 
 

@@ -782,6 +782,22 @@ def test_debug_mode_is_switched_while_it_runs(run: Where) -> None:
     run(body)
 
 
+def test_debug_mode_tells_where_a_handle_was_made(run: Where) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        handles: list[Any] = [
+            loop.call_soon(int),
+            loop.call_soon_threadsafe(int),
+            loop.call_later(0, int),
+            loop.call_at(loop.time(), int),
+        ]
+        for handle in handles:
+            made = handle._source_traceback[-1]
+            assert (made.filename, made.name) == (__file__, "body")
+
+    run(body, debug=True)
+
+
 # ---------------------------------------------------------------- the loop
 
 

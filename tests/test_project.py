@@ -20,6 +20,7 @@ RUN_BY = {
     "make lint types": ".ci/run",
     "make lowest": ".ci/run",
     "make hunt": "Makefile",
+    "make conformance": ".ci/run",
     "python -m benchmarks": "tests/test_benchmarks.py",
 }
 

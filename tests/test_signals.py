@@ -865,3 +865,44 @@ def test_a_thread_that_is_no_lwp_is_refused_as_ever() -> None:
         done()
         """
     )
+
+
+def test_a_signal_that_comes_while_the_loop_does_not_run_is_handled_in_its_next_run() -> None:
+    play(
+        """
+        loop = hybridexec.new_event_loop()
+        for register in (True, False):  # registered while it rests, and while it runs
+            came = loop.create_future()
+            if register:
+                loop.add_signal_handler(signal.SIGUSR1, lambda: came.set_result(None))
+                loop.run_until_complete(asyncio.sleep(0))
+            else:
+                async def main():
+                    loop.add_signal_handler(signal.SIGUSR1, lambda: came.set_result(None))
+                loop.run_until_complete(main())
+            interrupt(signal.SIGUSR1)
+            loop.run_until_complete(came)
+            assert loop.remove_signal_handler(signal.SIGUSR1)
+            assert signal.set_wakeup_fd(-1) == -1
+        loop.close()
+        done()
+        """
+    )
+
+
+def test_the_last_handler_is_removed_and_signals_still_end_the_poll() -> None:
+    play(
+        """
+        async def main():
+            loop = asyncio.get_running_loop()
+            before = signal.set_wakeup_fd(-1)
+            signal.set_wakeup_fd(before)
+            loop.add_signal_handler(signal.SIGUSR1, int)
+            loop.remove_signal_handler(signal.SIGUSR1)
+            assert signal.set_wakeup_fd(before) == before != -1
+
+        hybridexec.run(main())
+        assert signal.set_wakeup_fd(-1) == -1
+        done()
+        """
+    )

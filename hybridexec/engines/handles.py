@@ -130,6 +130,13 @@ class Timer(events.TimerHandle):
             self._callback = self._args = None
 
 
+def made_by_caller[H: events.Handle](handle: H) -> H:
+    """A handle that asyncio has made for a method of ours: where debug mode says that it was made, that is left out."""
+    if handle._source_traceback:  # type: ignore[attr-defined]
+        del handle._source_traceback[-1]  # type: ignore[attr-defined]
+    return handle
+
+
 def number_of(fd: Any) -> int:
     """The number of a file descriptor, or of an object that has one.
 

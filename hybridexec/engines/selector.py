@@ -24,7 +24,7 @@ from ..base import Engine
 from ..identity import os_ident
 from ..polling import poll_of
 from ..transports import told
-from .handles import FdHandle, FdState, Step, number_of
+from .handles import FdHandle, FdState, Step, made_by_caller, number_of
 
 READ_SIZE = 64 * 1024
 """Bytes that a transport reads at a time.  asyncio's 256 KiB is where glibc may begin to map and unmap memory for each
@@ -52,7 +52,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     ) -> asyncio.Handle:
         """Arrange for a callback to be called in the next turn."""
         if self._debug or self._closed:
-            handle = super().call_soon(callback, *args, context=context)
+            handle = made_by_caller(super().call_soon(callback, *args, context=context))
         else:
             handle = Step(callback, args, self, context)
             self._ready.append(handle)
@@ -67,7 +67,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     ) -> asyncio.Handle:
         """Like :meth:`call_soon`, from any thread."""
         if self._debug or self._closed:
-            return super().call_soon_threadsafe(callback, *args, context=context)
+            return made_by_caller(super().call_soon_threadsafe(callback, *args, context=context))
         # Which wakes who polls, unless the caller holds the loop.
         return self.call_soon(callback, *args, context=context)
 

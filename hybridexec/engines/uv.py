@@ -50,7 +50,7 @@ from uvloop.loop import Loop
 from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
-from .handles import FdHandle, FdState, Step, Timer, number_of
+from .handles import FdHandle, FdState, Step, Timer, made_by_caller, number_of
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
@@ -241,7 +241,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """As asyncio's."""
         handle: asyncio.Handle
         if self._debug or self._closed:
-            handle = _Base.call_soon(self, callback, *args, context=context)
+            handle = made_by_caller(_Base.call_soon(self, callback, *args, context=context))
         else:
             handle = Step(callback, args, self, context)
             self._ready.append(handle)
@@ -253,10 +253,9 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """As asyncio's."""
-        handle: asyncio.Handle
         if self._debug or self._closed:
-            handle = _Base.call_soon_threadsafe(self, callback, *args, context=context)
-            return handle
+            handle: asyncio.Handle = _Base.call_soon_threadsafe(self, callback, *args, context=context)
+            return made_by_caller(handle)
         return self.call_soon(callback, *args, context=context)
 
     def call_later(  # type: ignore[override]
@@ -265,7 +264,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """As asyncio's."""
         if self._debug or self._closed or delay is None:
             timer: asyncio.TimerHandle = _Base.call_later(self, delay, callback, *args, context=context)
-            return timer
+            return made_by_caller(timer)
         handle = Timer(monotonic() + delay, callback, args, self, context)
         heapq.heappush(self._scheduled, handle)
         if self._poll_ident and not self._ending:  # it may have to be bounded anew
@@ -278,7 +277,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """As asyncio's."""
         timer: asyncio.TimerHandle
         if self._debug or self._closed or when is None:
-            timer = _Base.call_at(self, when, callback, *args, context=context)
+            timer = made_by_caller(_Base.call_at(self, when, callback, *args, context=context))
         else:
             timer = Timer(when, callback, args, self, context)
             heapq.heappush(self._scheduled, timer)

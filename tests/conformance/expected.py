@@ -1,0 +1,89 @@
+"""Expected: the tests that are known to fail, each with its reason; ``docs/conformance.md`` is made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import fnmatch
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ENGINES = ("selector",)
+PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
+BEGIN, END = "<!-- made by `python -m tests.conformance --write` -->", "<!-- the end of what is made -->"
+
+
+class Kind(enum.Enum):
+    """What makes a test fail.  There is none for a difference in what this package does: that is mended."""
+
+    PRIVATE = "private"  # the test calls, replaces or looks at what is private to asyncio's own loop
+    UVLOOP = "uvloop"  # it fails on plain uvloop in the same way, whose transports these are
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Some tests that fail for one reason.
+
+    Attributes:
+        tests: their names without the module's, maybe with ``*``.
+        kind: what makes them fail.
+        reason: in words.
+        pythons: the versions on which they fail ("3.13"); empty if on all that have the test.
+    """
+
+    module: str
+    tests: tuple[str, ...]
+    kind: Kind
+    reason: str
+    pythons: tuple[str, ...]
+
+    def matching(self, names: set[str], python: str) -> dict[str, set[str]]:
+        """Which of the module's tests each pattern stands for."""
+        if self.pythons and python not in self.pythons:
+            return {}
+        return {
+            pattern: {name for name in names if fnmatch.fnmatchcase(name, f"{self.module}.{pattern}")}
+            for pattern in self.tests
+        }
+
+
+def entries(engine: str) -> list[Entry]:
+    """An engine's table.
+
+    Raises:
+        ValueError: an entry is not as it has to be.
+    """
+    table = Path(__file__).with_name(f"{engine}.toml")
+    return [_entry(raw, table) for raw in tomllib.loads(table.read_text()).get("failure", [])]
+
+
+def _entry(raw: dict[str, Any], table: Path) -> Entry:
+    fields = {field.name for field in dataclasses.fields(Entry)}
+    if not fields - {"pythons"} <= raw.keys() <= fields or not raw["tests"] or not raw["reason"]:
+        raise ValueError(f"{table.name}: an entry has to have {sorted(fields)}, pythons alone may be left out: {raw}")
+    return Entry(raw["module"], tuple(raw["tests"]), Kind(raw["kind"]), raw["reason"], tuple(raw.get("pythons", ())))
+
+
+def page() -> str:
+    """What ``docs/conformance.md`` has to say: the text that is written by hand, and the tables."""
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{_tables()}\n{END}{rest.split(END)[1]}"
+
+
+def _tables() -> str:
+    made = []
+    for engine in ENGINES:
+        made.append(f"### Engine {engine}\n")
+        found = entries(engine)
+        if not found:
+            made.append("None.\n")
+            continue
+        made += ["| tests | why they fail |", "|---|---|"]
+        for entry in found:
+            names = ", ".join(f"`{entry.module}.{pattern}`" for pattern in entry.tests)
+            where = f" (on {', '.join(entry.pythons)})" if entry.pythons else ""
+            made.append(f"| {names}{where} | {entry.kind.value}: {entry.reason} |".replace("*`", "*`"))
+        made.append("")
+    return "\n".join(made)

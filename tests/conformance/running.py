@@ -1,0 +1,121 @@
+"""Running: test modules, each in a process of its own, some at a time."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from . import PACKAGE
+from .outcome import Outcome
+
+TEST_LIMIT = 60.0
+"""Seconds that a test may take; then the stacks of all threads are dumped, and its process ends."""
+
+MODULE_LIMIT = 300.0
+"""Seconds that a process may take, if it does not even end by itself."""
+
+_PLATFORM = ("test_windows_events", "test_windows_utils")
+
+
+@dataclasses.dataclass
+class Test:
+    """What has become of one test, why, and how many seconds it has taken."""
+
+    name: str
+    outcome: Outcome
+    why: str
+    lasted: float
+
+
+def modules() -> list[str]:
+    """The interpreter's test modules; none if it comes without."""
+    try:
+        spec = importlib.util.find_spec(PACKAGE)
+    except ModuleNotFoundError:
+        return []
+    places = (spec.submodule_search_locations if spec is not None else None) or []
+    found = {path.stem for place in places for path in Path(place).glob("test_*.py")}
+    return sorted(found.difference(_PLATFORM))
+
+
+def run(jobs: Iterable[tuple[str, str]], workers: int, only: Sequence[str] = ()) -> dict[tuple[str, str], list[Test]]:
+    """Run modules.
+
+    Args:
+        jobs: pairs of an engine, or "asyncio", and a module.
+        workers: how many processes at a time.
+        only: names of the tests to run; all if there are none.
+
+    Returns:
+        For each job what has become of its tests.
+    """
+    jobs = list(jobs)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return dict(zip(jobs, pool.map(lambda job: _job(job[0], job[1], only), jobs), strict=True))
+
+
+def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        log.touch()
+        command = [sys.executable, *_interpreter_options(), "-m", "tests.conformance.child", module]
+        command += ["--engine", engine, "--log", str(log), "--limit", str(TEST_LIMIT)]
+        if only:
+            command += ["--only", *only]
+        tests: dict[str, Test] = {}
+        while True:
+            said = _process(command, folder)
+            begun = None
+            for line in map(json.loads, log.read_text().splitlines()):
+                name = line["test"]
+                if line["outcome"] is None:
+                    begun = name
+                else:
+                    tests[name] = Test(name, Outcome(line["outcome"]), line["why"], line["lasted"])
+                    begun = None
+            if begun is None:
+                break
+            tests[begun] = Test(begun, Outcome.HUNG, said, 0.0)
+            with log.open("a") as file:
+                file.write(json.dumps({"test": begun, "outcome": Outcome.HUNG.value, "why": said, "lasted": 0}) + "\n")
+        if not tests and not only:
+            tests[module] = Test(module, Outcome.FAILED, said, 0.0)
+        return list(tests.values())
+
+
+def _process(command: list[str], folder: str) -> str:
+    """Run a process to its end, or to the limit; what it has said."""
+    environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=MODULE_LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        said, _ = process.communicate()
+        said += f"\nkilled after {MODULE_LIMIT:.0f} s"
+    return f"{said}\nended with {process.returncode}"
+
+
+def _interpreter_options() -> list[str]:
+    """How this interpreter was called, as for -W and -X."""
+    options = [f"-W{option}" for option in sys.warnoptions]
+    options += [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in sys._xoptions.items()]
+    return options
