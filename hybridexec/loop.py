@@ -181,8 +181,7 @@ class HybridLoop(_Engine):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
-        self._carrying.close()
+        self._drain()
         self._rlocks.follow(os_ident())
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile
@@ -193,6 +192,18 @@ class HybridLoop(_Engine):
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def _drain(self) -> None:
+        """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
+        try:
+            if self._carrying.detached:
+                try:
+                    detector.sampler.watch(self._carrying)
+                except RuntimeError as exc:  # the system has no thread to give
+                    logger.error("a loop is closed without the sampler (%s)", exc)
+            self._carrying.close()
+        finally:
+            detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
 
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""
