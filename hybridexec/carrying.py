@@ -65,7 +65,8 @@ Races that are possible, and why they are safe:
 * *A wake in flight, and a barger.*  The woken LWP finds the loop HELD and goes back to its place in the queue.
 * *A signal handler raises in the middle of all this*, on the home.  Nothing comes up here: the exception is put off
   (``shield.py``), a home that sleeps or polls is woken, and it is raised when the loop is held again, which the home
-  then gets before all others.  Out of ``sleep`` it comes all the same if nobody stands in for the handler.
+  then gets before all others: in the home's step, in a main task that is blocked elsewhere, or out of the run.  Out of
+  ``sleep`` it comes all the same if nobody stands in for the handler.
 * *Work that arrives while the loop is FREE* writes to the self-pipe, which ends somebody's poll.
 
 * *A poke that another takes.*  A byte in the self-pipe wakes all who poll, but one that has not run yet finds the pipe
@@ -236,7 +237,8 @@ class Carrying:
                     self._serve()
                 if lwp.interrupt is not None:
                     interrupt, lwp.interrupt = lwp.interrupt, None
-                    raise interrupt
+                    if not self._face.passes_on(interrupt):
+                        raise interrupt
             elif self._rest is not LoopState.FREE:
                 self._retire(lwp)
                 return
