@@ -552,12 +552,15 @@ class Carrying:
 
     def _return(self, lwp: LWP) -> None:
         """A step has the loop again, by claim or by grant.  Mutex held."""
-        self._take(lwp)
+        if self.holder is not lwp:
+            self._hold(lwp)
+        self._arrive(lwp)
         if lwp in self.detached:
             self.detached.remove(lwp)
             self._face.returned(lwp)
             if self._exhausted and len(self.detached) * 2 <= self._max_lwps:
                 self._exhausted = False
+        self._face.follow(lwp)
 
     def _interrupted(self, lwp: LWP, exc: BaseException) -> None:
         with self.mutex:
