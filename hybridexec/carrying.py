@@ -173,6 +173,7 @@ class Carrying:
         self._rest = state  # the state that the loop has when nobody executes on it
         self._last: LWP | None = None  # the last holder
         self._former: LWP | None = None  # the home of the last run
+        self._absent: dict[int, LWP] = {}  # homes of earlier runs that user threads are bound to, by their thread
         self._waking: LWP | None = None
         self._mail = False  # there is something in the home's mailbox
         self._away_since = 0.0  # when the loop left home
@@ -203,7 +204,9 @@ class Carrying:
             # A home that comes back is the same LWP: user threads may be bound to it.
             home = self._former
             if home is None or home.ident != ident:
-                home = self._former = LWP(self, os_thread().name)
+                if home is not None and home.bound_tasks:
+                    self._absent[home.ident] = home
+                home = self._former = self._absent.pop(ident, None) or LWP(self, os_thread().name)
             home.adopt()
             home.handle = None
             home.alert = home.moved = False
