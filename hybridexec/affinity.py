@@ -9,11 +9,15 @@ LWP, in order, and the LWP queues for the loop as one that returns from a block 
   until it is restored and released: where it cannot follow the loop instead (``rlocks.py``).
 
 Only while a loop has bound user threads does it look whose step a callback is.
+
+A loop may be run again, by another thread.  What is bound to the home of the run before waits until that thread runs
+the loop once more, and the log says so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +25,13 @@ from . import rlocks
 from .detector.catalogue import Binds
 from .lwp import LWP
 from .reactions import task_of
+from .upcalls import logger
 
 if TYPE_CHECKING:
     from .carrying import Carrying
+
+
+_ABSENT = "task %r is bound to %s, a thread that does not run its loop any more: it waits until that one does so again"
 
 
 class Affinity:
@@ -33,6 +41,7 @@ class Affinity:
         self._carrying = carrying
         self.bound: dict[asyncio.Task[Any], LWP] = {}
         self._reasons: dict[asyncio.Task[Any], list[tuple[object, Callable[[], bool]]]] = {}
+        self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # of whom it was said what they wait for
         self.rlocks = rlocks.RLocks()
 
     def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
@@ -66,9 +75,15 @@ class Affinity:
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-        owner = self.bound.get(task) if isinstance(task, asyncio.Task) else None
+        if not isinstance(task, asyncio.Task):
+            return True
+        owner = self.bound.get(task)
         if owner is None or owner is lwp:
             return True
+        if owner not in self._carrying.lwps and task not in self._told:
+            self._told.add(task)
+            # In a step: who is blocked may have a lock of logging's.
+            self._carrying.reactions.loop.call_soon(logger.warning, _ABSENT, task.get_name(), owner.name)
         self._carrying.keep(owner, handle)
         return False
 

@@ -65,7 +65,8 @@ Races that are possible, and why they are safe:
 * *A wake in flight, and a barger.*  The woken LWP finds the loop HELD and goes back to its place in the queue.
 * *A signal handler raises in the middle of all this*, on the home.  Nothing comes up here: the exception is put off
   (``shield.py``), a home that sleeps or polls is woken, and it is raised when the loop is held again, which the home
-  then gets before all others.  Out of ``sleep`` it comes all the same if nobody stands in for the handler.
+  then gets before all others: in the home's step, in a main task that is blocked elsewhere, or out of the run.  Out of
+  ``sleep`` it comes all the same if nobody stands in for the handler.
 * *Work that arrives while the loop is FREE* writes to the self-pipe, which ends somebody's poll.
 
 * *A poke that another takes.*  A byte in the self-pipe wakes all who poll, but one that has not run yet finds the pipe
@@ -176,6 +177,7 @@ class Carrying:
         self._rest = state  # the state that the loop has when nobody executes on it
         self._last: LWP | None = None  # the last holder
         self._former: LWP | None = None  # the home of the last run
+        self._absent: dict[int, LWP] = {}  # homes of earlier runs that user threads are bound to, by their thread
         self._waking: LWP | None = None
         self._mail = False  # there is something in the home's mailbox
         self._away_since = 0.0  # when the loop left home
@@ -206,7 +208,9 @@ class Carrying:
             # A home that comes back is the same LWP: user threads may be bound to it.
             home = self._former
             if home is None or home.ident != ident:
-                home = self._former = LWP(self, os_thread().name)
+                if home is not None and home.bound_tasks:
+                    self._absent[home.ident] = home
+                home = self._former = self._absent.pop(ident, None) or LWP(self, os_thread().name)
             home.adopt()
             home.handle = None
             home.alert = home.moved = False
@@ -241,7 +245,8 @@ class Carrying:
                     self._serve()
                 if lwp.interrupt is not None:
                     interrupt, lwp.interrupt = lwp.interrupt, None
-                    raise interrupt
+                    if not self._face.passes_on(interrupt):
+                        raise interrupt
             elif self._rest is not LoopState.FREE:
                 self._retire(lwp)
                 return
@@ -580,12 +585,15 @@ class Carrying:
 
     def _return(self, lwp: LWP) -> None:
         """A step has the loop again, by claim or by grant.  Mutex held."""
-        self._take(lwp)
+        if self.holder is not lwp:
+            self._hold(lwp)
+        self._arrive(lwp)
         if lwp in self.detached:
             self.detached.remove(lwp)
             self._face.returned(lwp)
             if self._exhausted and len(self.detached) * 2 <= self._max_lwps:
                 self._exhausted = False
+        self._face.follow(lwp)
 
     def _interrupted(self, lwp: LWP, exc: BaseException) -> None:
         with self.mutex:

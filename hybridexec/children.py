@@ -3,7 +3,8 @@
 Linux keeps in mind which *thread* has started a process: the signal that a process wants to get when its parent dies
 (``prctl(PR_SET_PDEATHSIG)``, ``setpriv --pdeathsig``, bubblewrap's ``--die-with-parent``) comes when that thread ends.
 On asyncio that is the loop's thread, whose end is that of the process as a rule.  So a spare that retires, or whose
-loop is closed, is no LWP any more, but its thread lingers; nobody waits for it, and it takes no part in anything.
+loop is closed, is no LWP any more, but its thread lingers; nobody waits for it, and it takes no part in anything.  The
+threads of an executor do the same (``Worker``).
 
 Rejected: to have the home start all processes, as it calls ``signal.signal``.  It may be blocked until one of them
 writes something; and what is forked without ``exec`` has to go on in the step that has forked.
@@ -14,6 +15,51 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import threading
+from collections.abc import Callable
+
+
+class Worker(threading.Thread):
+    """A daemon thread that does not end before the processes that it has started.
+
+    Args:
+        target: what it does.
+        name: its name while it does so.
+    """
+
+    def __init__(self, target: Callable[[], None], name: str) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._done = threading.Event()
+        self._processes: list[int] = []
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            RuntimeError: the system has no thread to give.
+        """
+        try:
+            super().start()
+        except BaseException:
+            self._done.set()
+            raise
+
+    def run(self) -> None:
+        """What it does, and its end."""
+        try:
+            super().run()
+        finally:
+            self._processes = living()
+            self._done.set()
+        if self._processes:
+            self.name += "-parent"
+            await_end(self._processes)
+
+    def await_done(self) -> None:
+        """Wait until it has ended, or does nothing more than wait for its processes.  Any thread but itself."""
+        self._done.wait()
+        if not self._processes and self.ident is not None:
+            self.join()
 
 
 def living() -> list[int]:

@@ -79,7 +79,10 @@ class Connections:
     """The connections of one loop."""
 
     def __init__(self) -> None:
-        self._makers: set[int] = set()  # the threads that carry the loop, or have done so
+        # The threads that carry the loop, or have done so.  Those that have ended are not forgotten: what they have
+        # made may be used for the first time after that.  Another thread may get the identity of one, and is taken for
+        # it; what asyncio would refuse then is safe all the same, as SQLite is serialized.
+        self._makers: set[int] = set()
 
     def made_by(self, thread: int) -> None:
         """What a thread makes belongs to the loop."""

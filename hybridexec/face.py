@@ -69,6 +69,12 @@ class Face(Protocol):
     def serve(self) -> None:
         """Do what only the home can do, if somebody has asked for it.  Called on the home, without the mutex."""
 
+    def passes_on(self, interrupt: BaseException) -> bool:
+        """Whether a blocked step raises what a signal handler has raised; if not, the home does, out of the run.
+
+        The home, which holds the loop and has no step, asks.
+        """
+
     def remind(self) -> None:
         """See that the home's step raises what a signal handler has raised in the middle of the protocol."""
 

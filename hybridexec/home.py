@@ -10,6 +10,12 @@ loop waits for the interpreter right there.  So when the wake-up fd tells of a s
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
 called, and with it all others.  A home whose step has something to raise that was put off (``shield.py``) is nudged,
 too.
+
+On asyncio what a handler raises (a second Ctrl-C) breaks off the call that the main task is blocked in.  CPython breaks
+calls off on the main thread alone: elsewhere they are taken up again after any signal, and an exception that another
+thread sends (``PyThreadState_SetAsyncExc``) waits for their end.  So if the main task is blocked on a spare, and the
+home has no step of its own, the exception is *passed on*: it comes up in the main task when that call is over.  The log
+says what is waited for.  If another one comes before that, it is taken back, and both come out of the run.
 """
 
 from __future__ import annotations
@@ -26,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from .detector.calls import Call, Site, excluded
 from .identity import on_main_thread, os_ident
-from .lwp import Bell, LwpState, Region, current
+from .lwp import LWP, Bell, LwpState, Region, current
+from .reactions import task_of
 from .shield import Shield
 from .upcalls import Detection
 
@@ -103,6 +110,28 @@ class Nudges:
         home = self._carrying.home
         if home is not None and home.handle is not None and not (frame is not None and excluded(frame.f_code)):
             self._carrying.reactions.interrupt(home)
+
+
+PASSED_ON = (
+    "%s: the main task is blocked where no signal can break its call off, and gets it when that call is over; "
+    "the next one ends the run\n  %s: %s"
+)
+GIVEN_UP = "%s: the run ends; who waits for its tasks waits for the main task, too\n  %s: %s"
+
+
+def blocked_main(carrying: Carrying, main: object) -> LWP | None:
+    """The LWP whose step is the main task's, if that is without the loop.  The home, which holds it, asks.
+
+    Args:
+        carrying: who carries the loop.
+        main: the main task, or its coroutine.
+    """
+    with carrying.mutex:
+        for lwp in carrying.detached:
+            task = task_of(lwp)
+            if task is not None and main in (task, task.get_coro()):
+                return lwp
+    return None
 
 
 class _Letter:

@@ -114,6 +114,7 @@ class HybridLoop(_Engine):
         self._batch: Any = iter(range(0))  # a number for each step that is still to be run before the next poll
         self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
         self._values: thread_locals.Values | None = None  # the home's thread-locals
+        self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         detector.attach()
         try:
@@ -143,6 +144,14 @@ class HybridLoop(_Engine):
                 raise failure
             finally:
                 del failure  # a traceback keeps this frame
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run until a future is done; to signal handlers that raise, its task is the main task."""
+        former, self._main = self._main, future
+        try:
+            return super().run_until_complete(future)
+        finally:
+            self._main = former
 
     def _run_here(self) -> None:
         """The calling thread is the home, until the loop stops."""
@@ -183,8 +192,7 @@ class HybridLoop(_Engine):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
-        self._carrying.close()
+        self._drain()
         self._rlocks.follow(os_ident())
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile
@@ -195,6 +203,18 @@ class HybridLoop(_Engine):
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def _drain(self) -> None:
+        """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
+        try:
+            if self._carrying.detached:
+                try:
+                    detector.sampler.watch(self._carrying)
+                except RuntimeError as exc:  # the system has no thread to give
+                    logger.error("a loop is closed without the sampler (%s)", exc)
+            self._carrying.close()
+        finally:
+            detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
 
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""
@@ -496,6 +516,21 @@ class HybridLoop(_Engine):
         """Do what others have asked of the home."""
         self._mailbox.serve()
 
+    def passes_on(self, interrupt: BaseException) -> bool:
+        """A signal handler has raised while the home has no step: a main task that is blocked elsewhere may have it."""
+        lwp = home.blocked_main(self._carrying, self._main)
+        if lwp is None:
+            return False
+        waiting = lwp.interrupt
+        passed = waiting is None
+        lwp.interrupt = interrupt if passed else None
+        if not passed:  # both come out of the run, or nobody could ever end it
+            interrupt.__context__ = interrupt.__context__ or waiting
+        said = home.PASSED_ON if passed else home.GIVEN_UP
+        # Said in a step: who is blocked may have a lock of logging's.
+        self.call_soon(logger.warning, said, type(interrupt).__name__, lwp.name, self.describe(lwp))
+        return passed
+
     def remind(self) -> None:
         """The home's step has to raise what was put off."""
         self._nudges.remind()
@@ -538,6 +573,9 @@ class HybridLoop(_Engine):
         handle = lwp.handle
         if handle.__class__ is FdHandle and handle.state is not FdState.IDLE:
             self.put_back(handle)
+        if lwp.interrupt is not None and lwp is not self._carrying.home:
+            interrupt, lwp.interrupt = lwp.interrupt, None
+            self._put_off(interrupt)  # it was passed on to this step, which has raised something else
         return unfinished
 
     def _after_step(self, lwp: LWP) -> bool:
@@ -558,7 +596,7 @@ class HybridLoop(_Engine):
         return moved
 
     def _put_off(self, exc: BaseException) -> None:
-        """A signal handler has raised in the middle of the protocol, on the main thread."""
+        """A signal handler has raised in the middle of the protocol: the home raises it."""
         if self._carrying.home is None:
             self._fail(exc)  # the loop is about to begin, or to end
         else:

@@ -199,7 +199,8 @@ class Reactions:
         """Raise what a signal handler raised while the step waited for the loop."""
         if lwp.interrupt is not None:
             interrupt, lwp.interrupt = lwp.interrupt, None
-            raise interrupt
+            if interrupt is not None:  # the home may have taken it back
+                raise interrupt
 
     def binds(self, lwp: LWP, binds: Binds, argument: Any, site: Site) -> None:
         """A step calls something that ties it to its LWP."""

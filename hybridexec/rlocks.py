@@ -11,7 +11,7 @@ keeps that meaning by writing into the lock who its owner is, the thread that ca
   as little of a deadlock as on asyncio.
 * **A step that blocks keeps what it has acquired in that same step.**  On asyncio nobody could run meanwhile; so who
   wants such a lock waits, in a blocking call like any other.  A ``blocking()`` region is the step's code without the
-  loop, and takes along what its task alone has of the loop's, too.
+  loop: it takes along what its task alone has of the loop's, and what it acquires is the step's when it is over.
 * **``_acquire_restore``** (where a ``Condition`` goes on) gives a lock to the thread that ``_release_save`` has found,
   which may have been the carrier before an await in between.  When it returns in a step, the lock is given to the
   thread of that step.  If the lock has become the loop's meanwhile, the step leaves, and waits until it is let go.
@@ -170,6 +170,13 @@ class RLocks:
 
     def _drop(self, key: int) -> None:
         self.held.pop(key, None)
+
+
+def noticed_in_region(lwp: LWP, lock: Any) -> None:
+    """A step is about to acquire an RLock, or what it takes for one, in a ``blocking()`` region: without the loop."""
+    if isinstance(lock, RLOCK):
+        lwp.owned.append(lock)
+        lwp.affine = lwp.alert = True
 
 
 def restored(lwp: LWP, lock: Any) -> None:

@@ -111,13 +111,16 @@ class Places:
                 came_at(sys._getframe(1))
 
 
+# To the shield it is the package's own code, as what it stands for would be: a signal that is sent from elsewhere (the
+# home is nudged) may come here, too, and must not raise in the middle of the protocol, where a step would be lost.
+_OWN = os.path.join(os.path.dirname(carrying.__file__), "places")
+Places._came.__code__ = Places._came.__code__.replace(co_filename=_OWN)
+
 _api: Any = ctypes.pythonapi
 for _function in (_api.PyThreadState_EnterTracing, _api.PyThreadState_LeaveTracing):
     _function.argtypes, _function.restype = [ctypes.c_void_p], None
 _api.PyThreadState_Get.restype = ctypes.c_void_p
 
-# To the shield it is the package's own code, as what it stands for would be: a signal that is sent from elsewhere may
-# come here, too.
 _WITH_EVENTS = compile(
     """
 def with_events(callback):
@@ -135,7 +138,7 @@ def with_events(callback):
             busy.discard(ident)
     return inside
 """,
-    os.path.join(os.path.dirname(carrying.__file__), "places"),
+    _OWN,
     "exec",
 )
 

@@ -388,6 +388,9 @@ class Loop:
     def follow(self, lwp: Any) -> None:
         pass
 
+    def passes_on(self, interrupt: BaseException) -> bool:
+        return False
+
     def remind(self) -> None:
         """No signal comes here."""
 

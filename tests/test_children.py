@@ -11,9 +11,10 @@ import sys
 import textwrap
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from helpers import ROOT, lwps, run_script
+from helpers import ROOT, lwps, run_script, running_loop
 from steps import elsewhere
 
 import hybridexec
@@ -34,7 +35,14 @@ def die_with_parent() -> None:
 
 def lingering() -> list[threading.Thread]:
     """The threads that live on for their children."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("hybridexec-parent-")]
+    return [thread for thread in threading.enumerate() if "-parent" in thread.name]
+
+
+async def retired() -> None:
+    """A spare has retired.  One that polls beside the home goes on doing so until it is woken."""
+    while not lingering():
+        running_loop()._write_to_self()
+        await asyncio.sleep(0.01)
 
 
 async def popen() -> Child:
@@ -112,8 +120,7 @@ def test_a_child_of_a_spare_that_retires_lives_on() -> None:
     async def main() -> int:
         loop = asyncio.get_running_loop()
         child = await elsewhere(popen())
-        while not lingering():
-            await asyncio.sleep(0.01)
+        await retired()
         assert loop.is_running()
         parents = lingering()
         code = child.end()
@@ -135,12 +142,41 @@ def test_a_child_that_asyncio_waits_for_ends_when_it_is_told_to() -> None:
 
     async def main() -> int | None:
         process = await elsewhere(starts())
-        while not lingering():
-            await asyncio.sleep(0.01)
+        await retired()
         await process.communicate(b"end\n")
         return process.returncode
 
     assert hybridexec.run(main(), lwp_idle_timeout=0.02, spare_lwps=0) == 3
+
+
+@pytest.mark.parametrize("place", ["home", "bound", "bound, a function", "1:1"])
+def test_a_child_of_a_thread_of_an_executor_outlives_that(place: str) -> None:
+    """The executor is shut down, and its next bound user thread begins, although the child lives."""
+    threads: list[int] = []
+
+    async def starts() -> Child:
+        threads.append(threading.get_native_id())
+        return await popen()
+
+    model: Any = "1:1" if place == "1:1" else "m:n"
+    scope: Any = "system" if place.startswith("bound") else "process"
+    with hybridexec.HybridExecutor(processors=1, model=model, max_lwps=2) as executor:
+        if place.endswith("function"):
+            child = executor.spawn(lambda: asyncio.run(starts()), scope=scope).result()
+        else:
+            child = executor.spawn(starts, scope=scope).result()
+        if place == "home":
+            home = executor._crew.processors[0].thread
+            assert home is not None
+            assert threads == [home.native_id]
+        else:
+            while not lingering():
+                pass
+        assert executor.spawn(os.getpid, scope=scope).result() == os.getpid()
+    (parent,) = lingering()
+    assert [parent.native_id] == threads
+    assert child.end() == 3
+    parent.join()
 
 
 def test_nobody_lingers_for_a_child_that_has_ended() -> None:

@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
-from helpers import LIBC, lwps, pipe, running_loop, start, thread_name
-from steps import Step, on_a_spare
+from helpers import LIBC, fresh, lwps, pipe, running_loop, start, thread_name
+from steps import Block, Step, declared, discovered, on_a_spare
 
 import hybridexec
 from hybridexec import HybridLoop, current_lwp
@@ -264,6 +264,28 @@ def test_steps_that_block_again_while_the_loop_is_closed_finish_one_after_the_ot
         assert step.went_on.is_set()
         step.__exit__()
     assert not lwps()
+
+
+@pytest.mark.parametrize("block", [declared, discovered])
+def test_a_step_that_waits_for_another_one_while_the_loop_is_closed(block: Block) -> None:
+    """Whether its call blocks cannot be told beforehand: the sampler sees that it does, and the other has its turn."""
+    loop = hybridexec.new_event_loop()
+    with pipe() as (reader, writer):
+
+        def waits() -> None:
+            other.release()
+            fresh(block)(reader)
+            assert other.went_on.is_set()
+            order.append("over")
+
+        order: list[str] = []
+        with Step(loop, waits) as step, Step(loop, lambda: os.write(writer, b"x")) as other:
+            on_a_spare(loop, step, other)
+            step.release()
+            loop.close()
+        assert order == ["over"]
+    assert not lwps()
+    assert not [thread for thread in threading.enumerate() if thread.name == "hybridexec-sampler"]
 
 
 def test_a_loop_is_closed_on_another_thread() -> None:

@@ -453,6 +453,49 @@ def test_a_bound_task_that_is_cancelled_lets_go() -> None:
     hybridexec.run(main())
 
 
+def test_what_is_bound_to_the_home_of_an_earlier_run_waits_for_that_and_the_log_says_so() -> None:
+    """Two other threads run the loop in between; the first of these runs ends only when the log has spoken."""
+    loop = hybridexec.new_event_loop()
+    idents: list[int] = []
+    told: list[str] = []
+    heard = asyncio.Event()
+    go_on = asyncio.Event()
+
+    async def section() -> None:
+        with hybridexec.bound():
+            idents.append(_thread.get_ident())
+            await go_on.wait()
+            idents.append(_thread.get_ident())
+
+    async def elsewhere() -> None:
+        go_on.set()
+        await heard.wait()
+        assert len(idents) == 1
+
+    class Tells(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            told.append(record.getMessage())
+            heard.set()
+
+    handler = Tells()
+    logging.getLogger("hybridexec").addHandler(handler)
+    try:
+        task = loop.create_task(section(), name="section")
+        loop.run_until_complete(asyncio.sleep(0))
+        for _ in range(2):
+            thread = threading.Thread(target=lambda: loop.run_until_complete(elsewhere()))
+            thread.start()
+            thread.join()
+        loop.run_until_complete(task)
+    finally:
+        logging.getLogger("hybridexec").removeHandler(handler)
+        loop.close()
+    (message,) = told
+    assert "task 'section' is bound to MainThread" in message
+    assert idents == [_thread.get_ident()] * 2
+    assert not loop._carrying._absent
+
+
 def test_a_task_is_bound_until_the_outermost_region_ends() -> None:
     async def main() -> None:
         bound = running_loop()._affinity.bound

@@ -465,6 +465,85 @@ def test_a_region_takes_along_what_its_task_has() -> None:
     assert order == ["region", "other", "owner"]
 
 
+@pytest.mark.parametrize("kept", ["for itself", "by a pin"])
+@pytest.mark.parametrize("way", ["acquire", "condition", "exit stack"])
+def test_what_a_region_acquires_is_held_beyond_it(way: str, kept: str) -> None:
+    """Whoever carries the loop after an await releases it, though the LWP of the region is blocked then."""
+    lock: Any = threading.RLock()
+    said: list[bool] = []
+
+    async def main() -> None:
+        with contextlib.ExitStack() as stack:
+            with hybridexec.pinned() if kept == "by a pin" else contextlib.nullcontext(), hybridexec.blocking():
+                if way == "acquire":
+                    lock.acquire()
+                    stack.callback(lock.release)
+                else:
+                    stack.enter_context(threading.Condition(lock) if way == "condition" else lock)
+            async with elsewhere():
+                said.extend([lock._is_owned(), is_free(lock)])
+                stack.close()
+                await asyncio.sleep(0)
+                said.extend([lock._is_owned(), is_free(lock)])
+
+    hybridexec.run(main())
+    assert said == [True, False, False, True]
+
+
+def test_what_a_region_acquires_others_wait_for_until_its_step_is_over() -> None:
+    """Acquired in a step that goes on to block behind the region, it is that step's; after an await, the loop's."""
+    lock: Any = threading.RLock()
+    order: list[str] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+
+            async def owns() -> None:
+                with hybridexec.blocking():
+                    lock.acquire()
+                order.append("blocks")
+                os.read(reader, 1)
+                order.append("goes on")
+                await asyncio.sleep(0)
+                async with elsewhere():
+                    lock.release()
+
+            async def other() -> None:
+                assert not lock.acquire(blocking=False)
+                os.write(writer, b"x")
+                lock.acquire()
+                order.append("other")
+                lock.release()
+
+            owner = asyncio.create_task(owns())
+            while not order:
+                await asyncio.sleep(0)
+            await other()
+            await owner
+
+    hybridexec.run(main())
+    assert order == ["blocks", "goes on", "other"]
+    assert is_free(lock)
+
+
+def test_a_region_that_an_await_ends_keeps_what_it_has_acquired() -> None:
+    """The statement that holds the lock goes on, wherever the loop is."""
+    lock: Any = threading.RLock()
+    told: list[str] = []
+
+    async def main() -> None:
+        running_loop().set_exception_handler(lambda loop, context: told.append(context["message"]))
+        with hybridexec.blocking(), lock:
+            await asyncio.sleep(0)
+            async with elsewhere():
+                assert lock._is_owned()
+                assert not is_free(lock)
+
+    hybridexec.run(main())
+    assert told == ["an await inside of hybridexec.blocking() has ended it"]
+    assert is_free(lock)
+
+
 # ---------------------------------------------------------------- _release_save and _acquire_restore
 
 

@@ -333,6 +333,147 @@ def test_the_second_ctrl_c_breaks_the_blocking_call_at_home(block: str) -> None:
     )
 
 
+MAIN_BLOCKS_ON_A_SPARE = """
+    import ctypes
+
+    LIBC = ctypes.CDLL(None)
+    order = []
+
+    class Tells(logging.Handler):
+        def emit(self, record):
+            assert asyncio.get_running_loop()  # in a step
+            order.append(record.getMessage().split(":")[0] + (" waits" if "gets it when" in record.msg else " ends"))
+            tell(record.msg)
+
+    logging.getLogger("hybridexec").addHandler(Tells())
+
+    def in_its_call(lwp):
+        return sys._current_frames()[lwp.ident].f_code.co_filename == "<string>"
+
+    def idle(loop):
+        home = home_of(loop)
+        while home.state.value != "polling" or not all(map(in_its_call, list(loop._carrying.detached))):
+            time.sleep(0.001)
+
+    def interrupts(loop, task, times):
+        idle(loop)
+        interrupt()
+        while not task.cancelling():
+            time.sleep(0.001)
+        for _ in range(times - 1):
+            said = len(order)
+            idle(loop)
+            interrupt()
+            while len(order) == said:
+                time.sleep(0.001)
+
+    kept, keeper = os.pipe()
+
+    async def on_a_spare(times):
+        loop = asyncio.get_running_loop()
+        loop.call_soon(os.read, kept, 1)
+        await asyncio.sleep(0)
+        assert not at_home()
+        thread = threading.Thread(target=interrupts, args=(loop, asyncio.current_task(), times))
+        loop.call_soon(thread.start)
+        loop.call_soon(os.write, keeper, b"x")
+"""
+
+
+@pytest.mark.parametrize("block", ["os.read(reader, 1)", "LIBC.read(reader, b' ', 1)", "region(reader)"])
+def test_the_second_ctrl_c_comes_up_in_a_main_task_that_is_blocked_on_a_spare(block: str) -> None:
+    """Its call cannot be broken off: it ends because the log has said that it is waited for.  The loop goes on."""
+    play(
+        MAIN_BLOCKS_ON_A_SPARE,
+        f"""
+        def tell(message):
+            os.write(writer, b"x")
+
+        def region(reader):
+            with hybridexec.blocking():
+                os.read(reader, 1)
+
+        async def main():
+            await on_a_spare(2)
+            try:
+                {block}
+            except BaseException as exc:
+                order.append(type(exc).__name__)
+                raise
+
+        with pipe() as (reader, writer):
+            try:
+                hybridexec.run(main())
+            except KeyboardInterrupt:
+                order.append("run")
+        assert order == ["KeyboardInterrupt waits", "KeyboardInterrupt", "run"], order
+        done()
+        """,
+    )
+
+
+def test_the_third_ctrl_c_ends_the_run_although_the_main_task_is_still_blocked() -> None:
+    """Who waits for the tasks then is told in the log; the main task has its cancellation."""
+    play(
+        MAIN_BLOCKS_ON_A_SPARE,
+        """
+        def tell(message):
+            if "the run ends" in message:
+                order.append("releases")
+                os.write(writer, b"x")
+
+        async def main():
+            await on_a_spare(3)
+            try:
+                os.read(reader, 1)
+                await asyncio.sleep(0)
+            except BaseException as exc:
+                order.append(type(exc).__name__)
+                raise
+
+        with pipe() as (reader, writer):
+            try:
+                hybridexec.run(main())
+            except KeyboardInterrupt as exc:
+                order.append("run")
+                assert type(exc.__context__) is KeyboardInterrupt
+        ended = ["KeyboardInterrupt waits", "KeyboardInterrupt ends", "releases", "CancelledError", "run"]
+        assert order == ended, order
+        done()
+        """,
+    )
+
+
+def test_what_was_passed_on_is_raised_out_of_the_run_if_the_step_raises_something_else() -> None:
+    play(
+        MAIN_BLOCKS_ON_A_SPARE,
+        """
+        import socket, struct
+
+        def tell(message):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+
+        async def main():
+            await on_a_spare(2)
+            try:
+                client.recv(1)
+            except ConnectionResetError:
+                order.append("fails")
+            await asyncio.sleep(0)
+
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            peer, _ = server.accept()
+            try:
+                hybridexec.run(main())
+            except KeyboardInterrupt:
+                order.append("run")
+        assert order == ["KeyboardInterrupt waits", "fails", "run"], order
+        done()
+        """,
+    )
+
+
 BLOCKS_AND_SAYS_SO = """
     async def main():
         async def blocks():

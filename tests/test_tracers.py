@@ -69,6 +69,29 @@ def _read_unseen(reader: int) -> None:
     LIBC.read(reader, b" ", 1)
 
 
+def test_a_step_that_comes_back_is_whole_before_its_tracer_is_called() -> None:
+    """The tracer is set when all else is done, so it is not called half way: there the current task is none."""
+    called: list[str] = []
+
+    async def main() -> None:
+        def trace(frame: FrameType, event: str, arg: object) -> None:
+            called.append(frame.f_code.co_name)
+
+        with pipe() as (reader, writer):
+            asyncio.get_running_loop().call_soon(os.write, writer, b"x")
+            asyncio.get_running_loop().call_soon(sys.settrace, trace)
+            with hybridexec.blocking():
+                os.read(reader, 1)
+            while sys.gettrace() is None:  # it was back before the other callback
+                await asyncio.sleep(0)
+            on_another()
+            sys.settrace(None)
+
+    hybridexec.run(main())
+    assert "on_another" in called
+    assert "returned" not in called
+
+
 SETTERS: dict[str, Callable[[Any], None]] = {"trace": sys.settrace, "profile": sys.setprofile}
 GETTERS: dict[str, Callable[[], Any]] = {"trace": sys.gettrace, "profile": sys.getprofile}
 

@@ -24,7 +24,8 @@ from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
 from ..identity import os_ident
-from ..lwp import Bell, current
+from ..lwp import Bell, Region, current
+from ..rlocks import noticed_in_region
 from ..upcalls import CallSite, Detection
 from . import catalogue
 from .catalogue import Binds, Verdict
@@ -163,8 +164,12 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
                 return DISABLE
         site = site_of(code, offset)
     lwp = current.get(os_ident())
-    if lwp is None or lwp.region or lwp.handle is None:
+    if lwp is None or lwp.handle is None:
         return None  # not a step's call
+    if lwp.region:
+        if entry is not None and entry.binds is Binds.RLOCK and lwp.region is not Region.OWN:
+            noticed_in_region(lwp, argument)  # it may be held beyond the region
+        return None
     if lwp.carrying.inside():
         return None  # a finalizer or a signal handler in the middle of the protocol
     if entry is None:

@@ -6,17 +6,17 @@ up nobody else.  There are at most so many at a time; who comes when all are tak
 has its successor started.
 
 The count changes under the executor's lock; threads are started without it (``processor.py`` says why).  A thread that
-has ended, or is about to, is in ``_ended`` until somebody has joined it.
+has ended, or is about to, is in ``_ended`` until somebody has waited for that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import threading
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from ..children import Worker
 from ..identity import os_thread
 from ..upcalls import logger
 
@@ -40,7 +40,7 @@ class BoundLWP:
         self._user_thread: UserThread[Any] | None = user_thread
         self._runner = asyncio.Runner(loop_factory=asyncio.SelectorEventLoop)
         self.plain_loop: asyncio.AbstractEventLoop | None = None
-        self.thread = threading.Thread(target=self._main, name=name, daemon=True)
+        self.thread = Worker(self._main, name)
 
     def __repr__(self) -> str:
         return f"<BoundLWP {self.name}>"
@@ -112,7 +112,7 @@ class BoundLWPs:
         self._serial = 0
         self._waiting: collections.deque[UserThread[Any]] = collections.deque()
         self._alive: set[BoundLWP] = set()
-        self._ended: collections.deque[threading.Thread] = collections.deque()
+        self._ended: collections.deque[Worker] = collections.deque()
 
     def __len__(self) -> int:
         return self._count
@@ -174,7 +174,7 @@ class BoundLWPs:
             if not alive:
                 break
             for lwp in alive:
-                lwp.thread.join()
+                lwp.thread.await_done()
         self._reap()
 
     def _reap(self) -> None:
@@ -187,7 +187,7 @@ class BoundLWPs:
             if thread is me:
                 self._ended.append(thread)
             else:
-                thread.join()
+                thread.await_done()
 
 
 class _Nowhere:

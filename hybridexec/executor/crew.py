@@ -252,7 +252,7 @@ class Crew:
             processor.end()
 
     def join(self) -> None:
-        """Wait until every thread has ended.
+        """Wait until every thread has ended, or lives on for the processes that it has started alone.
 
         Raises:
             RuntimeError: the calling code is a step of the executor, which would wait for itself.
@@ -263,7 +263,7 @@ class Crew:
             raise RuntimeError("shutdown(wait=True) in a user thread of the executor would wait for itself")
         for processor in self.processors:
             if processor.thread is not None:
-                processor.thread.join()
+                processor.thread.await_done()
         self.bound.join()
 
     def runs_here(self) -> bool:

@@ -2,7 +2,7 @@
 
 **Exit.**  As with the threads of ``ThreadPoolExecutor``, work that is pending when the program ends is done to its end:
 before the interpreter waits for its threads, every executor is shut down and waited for.  Its LWPs are daemon threads,
-but that is no danger: they have all ended by then.  Nothing is taken from then on.
+but that is no danger: they have all ended by then, or live on for their children alone.  Nothing is taken from then on.
 
 **Fork.**  A child has none of the threads.  There the executor refuses new work and says what to do, its futures fail
 with that message (instead of never being done), and ``shutdown`` has nothing to wait for.

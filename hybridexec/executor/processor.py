@@ -40,11 +40,11 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import threading
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..children import Worker
 from ..identity import os_ident
 from ..loop import HybridLoop
 from ..upcalls import logger
@@ -82,7 +82,7 @@ class Processor:
         self._make_loop = make_loop
         self.state = ProcessorState.NEW
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.thread: threading.Thread | None = None
+        self.thread: Worker | None = None
         self.load = 0  # how many user threads belong here
         self.queued: dict[UserThread[Any], None] = {}  # those that have not begun, the oldest first
         self._arrived: list[UserThread[Any]] = []
@@ -209,7 +209,7 @@ class Processor:
         """
         try:
             self._loop = self._make_loop()
-            thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+            thread = Worker(self._main, self.name)
             thread.start()
         except BaseException:
             loop, self._loop = self._loop, None
