@@ -12,6 +12,7 @@ import collections
 import contextvars
 import functools
 import heapq
+import logging
 import math
 import sys
 import types
@@ -114,6 +115,7 @@ class HybridLoop(_Engine):
         self._deferred: list[asyncio.Handle] = []  # steps that have to wait for one that blocks
         self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
+        self._announced = False
         detector.attach()
         try:
             super().__init__()
@@ -128,6 +130,8 @@ class HybridLoop(_Engine):
         """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
         self._check_closed()
         self._check_running()
+        if not self._announced:
+            self._announce()
         try:
             with home.main_thread(self._mailbox, self._nudges, self._csock.fileno(), self.shield):
                 self._run_here()
@@ -141,6 +145,19 @@ class HybridLoop(_Engine):
                 raise failure
             finally:
                 del failure  # a traceback keeps this frame
+
+    def _announce(self) -> None:
+        """Say once which loop runs: a server that has taken another one than it was told to does not."""
+        self._announced = True
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%s at %#x runs: engine %s, mode %s, tool id %d of sys.monitoring",
+                type(self).__name__,
+                id(self),
+                self.engine_name,
+                self.config.mode,
+                detector.tool.id,
+            )
 
     def _run_here(self) -> None:
         """The calling thread is the home, until the loop stops."""
