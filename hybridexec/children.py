@@ -15,6 +15,13 @@ import contextlib
 import os
 import select
 
+CHILDREN = "/proc/thread-self/children"
+
+
+def told() -> bool:
+    """Whether the system tells which processes a thread has started."""
+    return os.path.exists(CHILDREN) and hasattr(os, "pidfd_open")
+
 
 def living() -> list[int]:
     """The processes that the calling thread has started and that have not ended, each as a file descriptor.
@@ -22,7 +29,7 @@ def living() -> list[int]:
     Where the system does not tell there are none: only on Linux is there something that depends on it.
     """
     try:
-        with open("/proc/thread-self/children", "rb") as file:
+        with open(CHILDREN, "rb") as file:
             numbers = [int(number) for number in file.read().split()]
     except OSError:
         return []

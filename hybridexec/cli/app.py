@@ -150,6 +150,23 @@ def _run(target: str, arguments: tuple[str, ...], module: bool, given: dict[str,
     script.run(target, arguments, module=module)
 
 
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Look whether this interpreter, with these packages and this environment, can run loops that move, and try it.
+
+    The exit status is 1 if it cannot.
+    """
+    context.obj.append(_doctor)
+
+
+def _doctor() -> None:
+    try:
+        from . import doctor
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    doctor.run()
+
+
 def _seconds(value: float) -> float:
     if not math.isfinite(value) or not 0.2 <= value <= 600:
         raise typer.BadParameter(f"{value}: allowed are seconds from 0.2 to 600")
