@@ -1,4 +1,7 @@
-"""hybridexec: scheduler activations for asyncio.  The public names, and nothing else."""
+"""hybridexec: scheduler activations for asyncio.  The public names, and nothing else.
+
+(To pytest, whose plugin comes along, and which may find this imported already: PYTEST_DONT_REWRITE.)
+"""
 
 import sys
 

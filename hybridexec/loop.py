@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import dataclasses
 import functools
 import heapq
 import logging
@@ -40,6 +41,7 @@ from .upcalls import Emitter, Upcall, UpcallKind, logger
 
 if TYPE_CHECKING:
     from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
+    from .errors import BlockingCallError
 else:
     _Engine = Engine
 
@@ -232,6 +234,27 @@ class HybridLoop(_Engine):
                 longest_block=self._reactions.longest,
                 frozen_time=self._reactions.total,
             )
+
+    def adopt(self, config: Config) -> None:
+        """Take over another configuration's mode, threshold and preemption; the rest of it is not looked at.
+
+        For test tools, which have loops that outlive a test.
+
+        Raises:
+            RuntimeError: the loop is running.
+        """
+        self._check_running()
+        self.config = dataclasses.replace(
+            self.config, mode=config.mode, threshold=config.threshold, preempt=config.preempt
+        )
+        self._reactions.adopt(config)
+
+    def when_refused(self, tell: Callable[[BlockingCallError], object]) -> None:
+        """Have a function called with each exception that mode "raise" raises, before it is raised.
+
+        For test tools: the program may swallow it.  It is called in the step that blocks, and must not raise.
+        """
+        self._reactions.when_refused = tell
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Add a handler for a signal; wherever the loop is carried now, its home does it."""
