@@ -20,6 +20,7 @@ RUN_BY = {
     "make lint types": ".ci/run",
     "make lowest": ".ci/run",
     "make hunt": "Makefile",
+    "pytest --hybridexec-mode=raise": "tests/test_pytest_plugin.py",
     "python -m benchmarks": "tests/test_benchmarks.py",
 }
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from helpers import environment
+from helpers import ROOT, environment
 
 import hybridexec
 import pytest_hybridexec
@@ -302,7 +302,7 @@ def test_a_marker_s_mode_holds_for_a_loop_that_was_there_before(suite: pytest.Py
     """
     result = run(suite, source, "--hybridexec-mode=raise", passed=2, failed=2)
     assert says(result, r"^E .*BlockingCallError: .* in test_it\.py::test_may_not$")
-    assert says(result, r"hybridexec\(max_lwps=\.\.\.\): the test has made no loop; .* mode, preempt, threshold only")
+    assert says(result, r"hybridexec\(max_lwps=\.\.\.\): the test has made no loop, .* mode, preempt, threshold only")
 
 
 @pytest.mark.parametrize(
@@ -368,6 +368,42 @@ def test_the_summary_says_where_tests_blocked(suite: pytest.Pytester, workers: t
 def test_the_summary_of_a_suite_that_does_not_block(suite: pytest.Pytester) -> None:
     result = run(suite, BLOCKS, "--hybridexec", "-k", "moves", passed=1, deselected=4)
     assert says(result, "^hybridexec: no test has blocked its loop$")
+
+
+# ---------------------------------------------------------------- the document
+
+
+def test_what_the_document_says(suite: pytest.Pytester) -> None:
+    """Its command, and its examples: anyio's parameter, pytest-asyncio's hook, unittest, the marker."""
+    document = (ROOT / "docs" / "testing.md").read_text()
+    anyio, factories, case, marker = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    (command,) = re.findall(r"```console\n(.*?)```", document, re.DOTALL)
+    suite.makeconftest(anyio + factories)
+    suite.makepyfile(
+        test_anyio="""
+        import asyncio, pytest
+
+        @pytest.mark.anyio
+        async def test_anyio(anyio_backend):
+            assert ("Hybrid" in type(asyncio.get_running_loop()).__name__) is bool(anyio_backend[1])
+
+        @pytest.mark.asyncio(loop_factories=["hybridexec"])
+        async def test_asyncio():
+            assert "Hybrid" in type(asyncio.get_running_loop()).__name__
+        """,
+        test_case=case
+        + """
+    async def test_it(self):
+        import asyncio, sys
+        if sys.version_info >= (3, 13):
+            assert asyncio.get_running_loop().config.mode == "raise"
+""",
+    )
+    result = suite.runpytest_inprocess()
+    result.assert_outcomes(passed=4)
+    suite.makepyfile(test_anyio="", test_case="import pytest\n" + marker)
+    result = suite.runpytest_inprocess(*command.split()[1:], "-o", "asyncio_mode=auto")
+    result.assert_outcomes(passed=4)  # two by each loop of the hook
 
 
 # ---------------------------------------------------------------- within one process

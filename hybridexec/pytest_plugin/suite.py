@@ -24,7 +24,7 @@ import pytest
 
 import hybridexec
 
-from .. import reactions
+from .. import detector, reactions
 from ..cli import loops
 from ..config import PREFIX, Config
 from ..detector import calls
@@ -53,6 +53,7 @@ class Suite:
         self._made = 0  # loops, since it began
         self._refused: list[BlockingCallError] = []  # in this phase
         self._loops: weakref.WeakSet[HybridLoop] = weakref.WeakSet()
+        self._attached = False
         self._blocks = Blocks(lambda: self._test)
         for module in (calls, reactions):  # a traceback is to end at the call
             vars(module)["__tracebackhide__"] = _hides
@@ -64,6 +65,11 @@ class Suite:
         config = self._config(self._options)
         loop = HybridLoop(config, instruments=(*config.instruments, self._blocks))
         loop.when_refused(self._note)
+        if not self._attached:
+            # Kept until the end: each first loop that takes a tool id, and each last one that gives it back, has the
+            # interpreter instrument all code anew, and a suite has a loop for each test.
+            detector.attach()
+            self._attached = True
         self._loops.add(loop)
         self._made += 1
         return loop
@@ -89,6 +95,9 @@ class Suite:
     def pytest_unconfigure(self) -> None:
         """asyncio's loops are its own again."""
         loops.restore()
+        if self._attached:
+            detector.detach()
+            self._attached = False
 
     def pytest_report_header(self) -> str:
         """Say what the tests run on."""
@@ -150,19 +159,25 @@ class Suite:
     def pytest_runtest_call(self, item: pytest.Item) -> Phase:
         """The test itself."""
         result = yield from self._phase(item, "call")
-        fixed = [name for name in self._options if name not in _CHANGEABLE]
-        if fixed and not self._made:
-            pytest.fail(
-                f"@pytest.mark.hybridexec({', '.join(f'{name}=...' for name in fixed)}): the test has made no loop; "
-                f"one that was there before can change {', '.join(sorted(_CHANGEABLE))} only",
-                pytrace=False,
-            )
+        if not self._made:
+            self._check_fixed()
         return result
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Phase:
         """The fixtures' ends."""
         return (yield from self._phase(item, "teardown"))
+
+    def _check_fixed(self) -> None:
+        """A test that has made no loop has run on one that was there, if on any: that has what it asks for, or not."""
+        fixed = {name: value for name, value in self._options.items() if name not in _CHANGEABLE}
+        for loop in self._loops:
+            if not loop.is_closed() and any(getattr(loop.config, name) != value for name, value in fixed.items()):
+                pytest.fail(
+                    f"@pytest.mark.hybridexec({', '.join(f'{name}=...' for name in fixed)}): the test has made no "
+                    f"loop, and one that was there before can change {', '.join(sorted(_CHANGEABLE))} only",
+                    pytrace=False,
+                )
 
     def _phase(self, item: pytest.Item, when: str) -> Phase:
         self._refused.clear()
