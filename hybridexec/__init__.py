@@ -1,4 +1,7 @@
-"""hybridexec: scheduler activations for asyncio.  The public names, and nothing else."""
+"""hybridexec: scheduler activations for asyncio.  The public names, and nothing else.
+
+(To pytest, whose plugin comes along, and which may find this imported already: PYTEST_DONT_REWRITE.)
+"""
 
 import sys
 
@@ -14,7 +17,7 @@ from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullErr
 from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
 from .loop import HybridLoop
 from .regions import blocking, bound, current_lwp, pinned, register_blocking
-from .runner import new_event_loop, run
+from .runner import new_event_loop, observe_event_loop, raise_event_loop, run
 from .stats import Stats
 from .upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
 
@@ -42,7 +45,9 @@ __all__ = [
     "bound",
     "current_lwp",
     "new_event_loop",
+    "observe_event_loop",
     "pinned",
+    "raise_event_loop",
     "register_blocking",
     "run",
 ]

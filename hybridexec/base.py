@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class Engine(asyncio.AbstractEventLoop):
     """What an engine gives to the loop that is laid over it."""
 
+    engine_name: ClassVar[str]
+    """What :attr:`Config.engine <hybridexec.Config.engine>` calls it."""
+
     claimable: ClassVar[bool]
     """Whether others may take the loop while one polls: what they change must be seen by the poll that is going on."""
 

@@ -61,6 +61,13 @@ class Worker(threading.Thread):
         if not self._processes and self.ident is not None:
             self.join()
 
+CHILDREN = "/proc/thread-self/children"
+
+
+def told() -> bool:
+    """Whether the system tells which processes a thread has started."""
+    return os.path.exists(CHILDREN) and hasattr(os, "pidfd_open")
+
 
 def living() -> list[int]:
     """The processes that the calling thread has started and that have not ended, each as a file descriptor.
@@ -68,7 +75,7 @@ def living() -> list[int]:
     Where the system does not tell there are none: only on Linux is there something that depends on it.
     """
     try:
-        with open("/proc/thread-self/children", "rb") as file:
+        with open(CHILDREN, "rb") as file:
             numbers = [int(number) for number in file.read().split()]
     except OSError:
         return []

@@ -31,7 +31,7 @@ from .lwp import LWP, Bell
 
 _INT = ctypes.sizeof(ctypes.c_int)
 _WORD = ctypes.sizeof(ctypes.c_void_p)
-_SERIALIZED = 3
+SERIALIZED = 3
 
 
 class _Fields(NamedTuple):
@@ -50,7 +50,7 @@ class _Fields(NamedTuple):
 @functools.cache
 def fields() -> _Fields | None:
     """The fields; None where they are not found, or do not do what they are taken for."""
-    if sqlite3.threadsafety != _SERIALIZED:
+    if sqlite3.threadsafety != SERIALIZED:
         return None
     size = sqlite3.Connection.__basicsize__
     with (

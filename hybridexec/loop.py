@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import dataclasses
 import functools
 import heapq
+import logging
 import math
 import signal
 import sys
@@ -39,6 +41,7 @@ from .upcalls import Emitter, Upcall, UpcallKind, logger
 
 if TYPE_CHECKING:
     from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
+    from .errors import BlockingCallError
 else:
     _Engine = Engine
 
@@ -116,6 +119,7 @@ class HybridLoop(_Engine):
         self._values: thread_locals.Values | None = None  # the home's thread-locals
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
+        self._announced = False
         detector.attach()
         try:
             super().__init__()
@@ -130,6 +134,8 @@ class HybridLoop(_Engine):
         """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
         self._check_closed()
         self._check_running()
+        if not self._announced:
+            self._announce()
         try:
             waker = self._csock.fileno()
             with home.main_thread(self._mailbox, self._nudges, waker, self.shield, self._signal_handlers):
@@ -152,6 +158,19 @@ class HybridLoop(_Engine):
             return super().run_until_complete(future)
         finally:
             self._main = former
+
+    def _announce(self) -> None:
+        """Say once which loop runs: a server that has taken another one than it was told to does not."""
+        self._announced = True
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%s at %#x runs: engine %s, mode %s, tool id %d of sys.monitoring",
+                type(self).__name__,
+                id(self),
+                self.engine_name,
+                self.config.mode,
+                detector.tool.id,
+            )
 
     def _run_here(self) -> None:
         """The calling thread is the home, until the loop stops."""
@@ -237,6 +256,27 @@ class HybridLoop(_Engine):
                 longest_block=self._reactions.longest,
                 frozen_time=self._reactions.total,
             )
+
+    def adopt(self, config: Config) -> None:
+        """Take over another configuration's mode, threshold and preemption; the rest of it is not looked at.
+
+        For test tools, which have loops that outlive a test.
+
+        Raises:
+            RuntimeError: the loop is running.
+        """
+        self._check_running()
+        self.config = dataclasses.replace(
+            self.config, mode=config.mode, threshold=config.threshold, preempt=config.preempt
+        )
+        self._reactions.adopt(config)
+
+    def when_refused(self, tell: Callable[[BlockingCallError], object]) -> None:
+        """Have a function called with each exception that mode "raise" raises, before it is raised.
+
+        For test tools: the program may swallow it.  It is called in the step that blocks, and must not raise.
+        """
+        self._reactions.when_refused = tell
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Add a handler for a signal; wherever the loop is carried now, its home does it."""

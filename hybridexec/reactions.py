@@ -71,8 +71,13 @@ class Reactions:
         self.attributes = Attributes()
         self._pins: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+        self.when_refused: Callable[[BlockingCallError], object] | None = None
         self.longest = 0.0  # the longest block that is over, in seconds
         self.total = 0.0  # the sum of all blocks
+
+    def adopt(self, config: Config) -> None:
+        """Take over what may change between two runs."""
+        self.mode, self.threshold, self.preempt = config.mode, config.threshold, config.preempt
 
     # ---------------------------------------------------------------- declared calls, on the LWP itself
 
@@ -481,9 +486,12 @@ class Reactions:
         )
 
     def _error(self, call: Call, when: str) -> BlockingCallError:
-        return BlockingCallError(
+        error = BlockingCallError(
             f"{call.name or 'a call'} blocks the event loop at {call.site.describe()} ({call.detection.value}{when})"
         )
+        if self.when_refused is not None:
+            self.when_refused(error)
+        return error
 
     # ---------------------------------------------------------------- for the log
 

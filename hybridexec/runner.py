@@ -1,4 +1,4 @@
-"""run() and new_event_loop(): the two names by which a program gets its loop."""
+"""run(), new_event_loop() and its kin: the names by which a program gets its loop."""
 
 from __future__ import annotations
 
@@ -32,6 +32,38 @@ def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
     return HybridLoop(resolve(config, options))
+
+
+def observe_event_loop() -> HybridLoop:
+    """Make a loop in mode "observe": it stays where it is, and tells its instruments where a default loop would freeze.
+
+    For whoever can be told no more than a name: ``uvicorn --loop hybridexec:observe_event_loop app:app``.  All but the
+    mode is what the environment says (:meth:`Config.from_env`).
+
+    Returns:
+        The loop; whoever makes it closes it.
+
+    Raises:
+        ValueError: a variable of the environment has a value that is not allowed, or names no field.
+        DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
+    """
+    return new_event_loop(mode="observe")
+
+
+def raise_event_loop() -> HybridLoop:
+    """Make a loop in mode "raise": a step that blocks gets a :class:`~hybridexec.BlockingCallError`.
+
+    For whoever can be told no more than a name: ``uvicorn --loop hybridexec:raise_event_loop app:app``.  All but the
+    mode is what the environment says (:meth:`Config.from_env`).
+
+    Returns:
+        The loop; whoever makes it closes it.
+
+    Raises:
+        ValueError: a variable of the environment has a value that is not allowed, or names no field.
+        DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
+    """
+    return new_event_loop(mode="raise")
 
 
 def run[T](

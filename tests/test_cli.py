@@ -70,7 +70,13 @@ def test_the_installed_command_is_the_module(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("missing", "arguments"),
-    [("typer", ["--help"]), ("rich", ["run", "--report", "script.py"]), ("rich", ["demo"]), ("h11", ["demo"])],
+    [
+        ("typer", ["--help"]),
+        ("rich", ["run", "--report", "script.py"]),
+        ("rich", ["demo"]),
+        ("rich", ["doctor"]),
+        ("h11", ["demo"]),
+    ],
 )
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path, missing: str, arguments: list[str]) -> None:
     script = write(

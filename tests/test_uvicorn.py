@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,6 +212,23 @@ def test_a_signal_comes_while_every_request_is_blocked(tmp_path: Path, app: str)
         assert "Traceback" not in errors, errors
         assert server.process.returncode == -signal.SIGTERM
     os.close(end)
+
+
+def test_raise_event_loop_refuses_the_blocking_handler(tmp_path: Path) -> None:
+    """The server goes on; the request fails, and the log names the call and its line."""
+
+    async def main(server: Server) -> None:
+        reader, writer = await asyncio.open_unix_connection(server.socket)
+        writer.write(b"GET /sleep HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 500")
+        writer.close()
+        assert await server.get("/began") == "2"
+
+    with serving(tmp_path, "plain", "hybridexec:raise_event_loop") as server:
+        asyncio.run(main(server))
+        status, errors = server.stop(signal.SIGTERM)
+        assert re.search(r"BlockingCallError: time\.sleep blocks the event loop at .*apps\.py:\d+:sleep", errors)
+        assert status == -signal.SIGTERM
 
 
 # ---------------------------------------------------------------- stopping under full load

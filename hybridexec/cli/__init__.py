@@ -1,4 +1,4 @@
-"""The command line: ``hybridexec run`` and ``hybridexec demo``.  Needs the extra ``cli``."""
+"""The command line: ``hybridexec run``, ``serve``, ``demo`` and ``doctor``.  Needs the extra ``cli``."""
 
 from __future__ import annotations
 

@@ -27,6 +27,40 @@ def _default(field: str, text: str) -> str:
     return f"{text}; default: {getattr(Config, field)}."
 
 
+# The options of both `run` and `serve`.
+_Mode = Annotated[
+    str | None,
+    typer.Option(metavar="handoff|observe|raise", help=_default("mode", "What a blocking step brings about")),
+]
+_Preempt = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Interrupt steps of pure Python after this time slice; default: never."),
+]
+_Threshold = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help=_default("threshold", "How long a call that may block can last")),
+]
+_MaxLwps = Annotated[int | None, typer.Option(metavar="N", help=_default("max_lwps", "The most threads of a loop"))]
+_SpareLwps = Annotated[
+    int | None, typer.Option(metavar="N", help=_default("spare_lwps", "How many threads are kept ready"))
+]
+_LwpIdleTimeout = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS", help=_default("lwp_idle_timeout", "After how long an idle thread beyond these ends")
+    ),
+]
+_Engine = Annotated[str | None, typer.Option(metavar="auto|selector|uvloop", help=_default("engine", "What polls"))]
+_HoldInDebugger = Annotated[
+    bool | None,
+    typer.Option(
+        "--hold-in-debugger/--no-hold-in-debugger",
+        help=_default("hold_in_debugger", "Whether the loop stays where it is at a debugger's prompt"),
+        show_default=False,
+    ),
+]
+_Report = Annotated[bool, typer.Option("--report", help="Show at exit where the program blocked.")]
+
 app = typer.Typer(
     name="hybridexec",
     help="asyncio's loops, replaced by loops that survive blocking calls.",
@@ -72,58 +106,40 @@ def run(
         list[str] | None, typer.Argument(metavar="ARGS", show_default=False, help="The program's own.")
     ] = None,
     module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in python -m.")] = False,
-    mode: Annotated[
-        str | None,
-        typer.Option(metavar="handoff|observe|raise", help=_default("mode", "What a blocking step brings about")),
-    ] = None,
-    preempt: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Interrupt steps of pure Python after this time slice; default: never."),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help=_default("threshold", "How long a call that may block can last")),
-    ] = None,
-    max_lwps: Annotated[
-        int | None, typer.Option(metavar="N", help=_default("max_lwps", "The most threads of a loop"))
-    ] = None,
-    spare_lwps: Annotated[
-        int | None, typer.Option(metavar="N", help=_default("spare_lwps", "How many threads are kept ready"))
-    ] = None,
-    lwp_idle_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help=_default("lwp_idle_timeout", "After how long an idle thread beyond these ends")
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="auto|selector|uvloop", help=_default("engine", "What polls"))
-    ] = None,
-    hold_in_debugger: Annotated[
-        bool | None,
-        typer.Option(
-            "--hold-in-debugger/--no-hold-in-debugger",
-            help=_default("hold_in_debugger", "Whether the loop stays where it is at a debugger's prompt"),
-            show_default=False,
-        ),
-    ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Show at exit where the program blocked.")] = False,
+    mode: _Mode = None,
+    preempt: _Preempt = None,
+    threshold: _Threshold = None,
+    max_lwps: _MaxLwps = None,
+    spare_lwps: _SpareLwps = None,
+    lwp_idle_timeout: _LwpIdleTimeout = None,
+    engine: _Engine = None,
+    hold_in_debugger: _HoldInDebugger = None,
+    report: _Report = False,
 ) -> None:
     """Run an unchanged program with asyncio's loops replaced by ours.
 
     Options come before SCRIPT; all that follows belongs to the program.  Each but -m and --report has an environment
     variable, HYBRIDEXEC_<OPTION>, which the program's child processes see too.
     """
-    options: dict[str, Any] = {
-        "mode": mode,
-        "preempt": preempt,
-        "threshold": threshold,
-        "max_lwps": max_lwps,
-        "spare_lwps": spare_lwps,
-        "lwp_idle_timeout": lwp_idle_timeout,
-        "engine": engine,
-        "hold_in_debugger": hold_in_debugger,
-    }
+    given = _given(
+        mode=mode,
+        preempt=preempt,
+        threshold=threshold,
+        max_lwps=max_lwps,
+        spare_lwps=spare_lwps,
+        lwp_idle_timeout=lwp_idle_timeout,
+        engine=engine,
+        hold_in_debugger=hold_in_debugger,
+    )
+    context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, given, report))
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are given, if a configuration can be made with them.
+
+    Raises:
+        typer.BadParameter: it cannot, or not with what is in the environment.
+    """
     given = {name: value for name, value in options.items() if value is not None}
     # Instruments may be the program's own, and cannot be imported yet.
     environ = {name: text for name, text in os.environ.items() if name != INSTRUMENTS}
@@ -131,23 +147,94 @@ def run(
         Config.from_env(environ, **given)
     except (TypeError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
-    context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, given, report))
+    return given
 
 
 def _run(target: str, arguments: tuple[str, ...], module: bool, given: dict[str, Any], report: bool) -> None:
     from . import loops, script
 
-    # The environment is where every loop of the process, and of its children, takes its settings from.
-    os.environ.update({f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()})
+    _pass_on(given)
     if report:
-        try:
-            from . import reporting
-        except ModuleNotFoundError as exc:
-            raise lacking(exc) from None
-        os.environ[INSTRUMENTS] = ",".join(filter(None, (os.environ.get(INSTRUMENTS), reporting.NAME)))
-        reporting.start()
+        _reporting().start()
     loops.replace()
     script.run(target, arguments, module=module)
+
+
+def _pass_on(given: dict[str, Any]) -> None:
+    """The environment is where every loop of the process, and of its children, takes its settings from."""
+    os.environ.update({f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()})
+
+
+def _reporting() -> Any:
+    """The module that has the report; the loops will find it."""
+    try:
+        from . import reporting
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    os.environ[INSTRUMENTS] = ",".join(filter(None, (os.environ.get(INSTRUMENTS), reporting.NAME)))
+    return reporting
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def serve(
+    context: typer.Context,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="APP", show_default=False, help="The application, and uvicorn's own options."),
+    ] = None,
+    mode: _Mode = None,
+    preempt: _Preempt = None,
+    threshold: _Threshold = None,
+    max_lwps: _MaxLwps = None,
+    spare_lwps: _SpareLwps = None,
+    lwp_idle_timeout: _LwpIdleTimeout = None,
+    engine: _Engine = None,
+    hold_in_debugger: _HoldInDebugger = None,
+    report: _Report = False,
+) -> None:
+    """Serve an application with uvicorn on our loop.
+
+    All options but those below are uvicorn's, and are passed on: see uvicorn --help.
+    """
+    given = _given(
+        mode=mode,
+        preempt=preempt,
+        threshold=threshold,
+        max_lwps=max_lwps,
+        spare_lwps=spare_lwps,
+        lwp_idle_timeout=lwp_idle_timeout,
+        engine=engine,
+        hold_in_debugger=hold_in_debugger,
+    )
+    if any(word == "--loop" or word.startswith("--loop=") for word in arguments or ()):
+        raise typer.BadParameter("--loop: the loop is ours here; how it behaves is said by --mode and --engine")
+    context.obj.append(functools.partial(_serve, tuple(arguments or ()), given, report))
+
+
+def _serve(arguments: tuple[str, ...], given: dict[str, Any], report: bool) -> None:
+    from . import serving
+
+    _pass_on(given)
+    if report:
+        _reporting().expect()
+    serving.run(arguments)
+
+
+@app.command()
+def doctor(context: typer.Context) -> None:
+    """Look whether this interpreter, with these packages and this environment, can run loops that move, and try it.
+
+    The exit status is 1 if it cannot.
+    """
+    context.obj.append(_doctor)
+
+
+def _doctor() -> None:
+    try:
+        from . import doctor
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    doctor.run()
 
 
 def _seconds(value: float) -> float:

@@ -10,6 +10,7 @@ one derived from asyncio's, stay what they are.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -25,22 +26,40 @@ from ..loop import HybridLoop
 _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
 
 _lock = threading.Lock()
-_replaced = False
+_make: Callable[[], HybridLoop] | None = None
+_undo: list[Callable[[], object]] = []
 
 
-def replace() -> None:
+def replace(make: Callable[[], HybridLoop] = HybridLoop) -> None:
     """Replace asyncio's and uvloop's loops in this process and in those that ``multiprocessing`` starts.
 
-    Once is enough: further calls do nothing.  Thread-safe.
+    Once is enough: further calls do nothing, until :func:`restore`.  Thread-safe.
+
+    Args:
+        make: makes the loops of this process.
     """
-    global _replaced
+    global _make
     with _lock:
-        if _replaced:
+        if _make is not None:
             return
-        _replaced = True
+        _make = make
     _replace_in(asyncio, *(module for name in ("unix", "windows") if (module := _asyncio(f"{name}_events"))))
-    _when_imported("uvloop", lambda module: setattr(module, "Loop", stand_in(module.Loop)))
+    _when_imported("uvloop", lambda module: _set(module, "Loop", stand_in(module.Loop)))
     _when_imported("multiprocessing.spawn", _take_along)
+
+
+def restore() -> None:
+    """Have what :func:`replace` has replaced back.  A stand-in that somebody has kept makes the real loops again."""
+    global _make
+    with _lock:
+        _make = None
+        while _undo:
+            _undo.pop()()
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    _undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
+    setattr(owner, name, value)
 
 
 def stand_in(real: Any) -> Any:
@@ -57,8 +76,8 @@ def stand_in(real: Any) -> Any:
     """
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if cls is standing and all(value is None for value in (*args, *kwargs.values())):
-            return HybridLoop()
+        if cls is standing and _make is not None and all(value is None for value in (*args, *kwargs.values())):
+            return _make()
         return real.__new__(cls)
 
     about = {"__new__": new, "__module__": real.__module__, "__qualname__": real.__qualname__, "__doc__": real.__doc__}
@@ -83,11 +102,11 @@ def _replace_in(*modules: Any) -> None:
     for module in modules:
         for name in _NAMES:
             if name in vars(module):
-                setattr(module, name, replacement(vars(module)[name]))
+                _set(module, name, replacement(vars(module)[name]))
         for policy in {value for value in vars(module).values() if isinstance(value, type)}:
             real = vars(policy).get("_loop_factory")
             if isinstance(real, type) and real not in standing.values():
-                policy._loop_factory = replacement(real)  # type: ignore[attr-defined]
+                _set(policy, "_loop_factory", replacement(real))
 
 
 class _Companion:
@@ -104,7 +123,7 @@ def _take_along(spawn: Any) -> None:
     def get_preparation_data(name: str) -> Any:
         return {"hybridexec": _Companion(), **prepare(name)}
 
-    spawn.get_preparation_data = get_preparation_data
+    _set(spawn, "get_preparation_data", get_preparation_data)
 
 
 # ---------------------------------------------------------------- modules that the program may import
@@ -133,14 +152,20 @@ class _Finder(importlib.abc.MetaPathFinder):
             self._attach(spec.loader)
         return spec
 
+    def give_up(self) -> bool:
+        """Wait for the module no more.  Returns whether it was waited for."""
+        waited = self in sys.meta_path
+        if waited:
+            sys.meta_path.remove(self)
+        return waited
+
     def _attach(self, loader: importlib.abc.Loader) -> None:
         load = loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
             load(module)
-            if self in sys.meta_path:
-                sys.meta_path.remove(self)
-            self._action(module)
+            if self.give_up():
+                self._action(module)
 
         loader.exec_module = exec_module  # type: ignore[method-assign]
 
@@ -151,4 +176,6 @@ def _when_imported(name: str, action: Callable[[Any], None]) -> None:
     if module is not None:
         action(module)
     else:
-        sys.meta_path.insert(0, _Finder(name, action))
+        finder = _Finder(name, action)
+        sys.meta_path.insert(0, finder)
+        _undo.append(finder.give_up)

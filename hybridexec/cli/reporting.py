@@ -23,11 +23,18 @@ NAME = f"{__name__}:shared"
 _lock = threading.Lock()
 _report: Report | None = None
 _heading = ""
+_program: int | None = None
 
 
 def start() -> None:
     """Have a report shown at the end, even if no loop is ever made."""
     _begin("")
+
+
+def expect() -> None:
+    """This process is the program itself, if it makes a loop: its report will need no heading then."""
+    global _program
+    _program = os.getpid()
 
 
 def shared() -> Report:
@@ -36,7 +43,7 @@ def shared() -> Report:
     Returns:
         The same object each time.
     """
-    return _begin(f" (process {os.getpid()})")
+    return _begin("" if os.getpid() == _program else f" (process {os.getpid()})")
 
 
 def _begin(heading: str) -> Report:

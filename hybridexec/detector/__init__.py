@@ -14,7 +14,7 @@ from . import calls, tool, trap, yields
 from .catalogue import catalogue
 from .sampler import sampler
 
-__all__ = ["attach", "catalogue", "detach", "sampler"]
+__all__ = ["attach", "catalogue", "detach", "sampler", "tool"]
 
 
 def attach() -> None:

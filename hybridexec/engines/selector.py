@@ -34,6 +34,7 @@ read, which costs three system calls more."""
 class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     """``asyncio.SelectorEventLoop``."""
 
+    engine_name = "selector"
     claimable = selectors.DefaultSelector.__name__ in ("EpollSelector", "KqueueSelector")
 
     if TYPE_CHECKING:

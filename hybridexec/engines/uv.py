@@ -67,6 +67,7 @@ _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that th
 class UvEngine(Loop, Engine):  # type: ignore[misc]
     """``uvloop.Loop`` as an engine."""
 
+    engine_name = "uvloop"
     claimable = False
     _closed = False  # in the place of uvloop's own, which cannot be set
 
