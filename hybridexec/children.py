@@ -61,6 +61,7 @@ class Worker(threading.Thread):
         if not self._processes and self.ident is not None:
             self.join()
 
+
 CHILDREN = "/proc/thread-self/children"
 
 
