@@ -13,7 +13,7 @@ ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract engines asyncio_features s
 	cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue regions modes preemption tools asyncio_features \
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads \
-	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor)
+	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters)
 
 .PHONY: bootstrap demo test test-engine test-version conformance lint types lowest hunt clean
 

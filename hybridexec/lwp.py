@@ -17,6 +17,7 @@ import enum
 import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from . import children, machine, memory
@@ -186,7 +187,9 @@ class LWP:
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.owned: list[Any] = []  # RLocks its current step has acquired, maybe
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
-        self.thread_state = 0  # the address of the interpreter's structure for its thread
+        self.thread_state = (
+            0  # the address of the interpreter's structure for its thread, as long as that is sure to live
+        )
         self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
         self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
         self.attributes: Values | None = None  # what its thread has got, since a step has asked for it
@@ -196,6 +199,20 @@ class LWP:
 
     def __repr__(self) -> str:
         return f"<LWP {self.name} {self.state.value}>"
+
+    def frame(self) -> FrameType | None:
+        """The innermost frame of its thread; None if that runs no Python code, or has ended.  Any thread may ask.
+
+        With the GIL it asks for this one thread.  ``sys._current_frames()`` goes through the threads of all
+        interpreters, and those that have a GIL of their own run meanwhile: that corrupts memory.
+        """
+        if not memory.GIL:
+            return sys._current_frames().get(self.ident)
+        try:
+            # In one go, as far as the GIL is concerned: the thread cannot end between the two.
+            return memory.frame_of(state) if (state := self.thread_state) else None
+        except ValueError:  # how ctypes says that there is none
+            return None
 
     def sleep(self, timeout: float = -1) -> bool:
         """Sleep until :meth:`wake`, or for ``timeout`` seconds.
@@ -228,6 +245,7 @@ class LWP:
 
     def release(self) -> None:
         """The calling thread is this LWP's no longer."""
+        self.thread_state = 0
         unregister(self)
 
     def _settle(self) -> None:
@@ -244,7 +262,7 @@ class LWP:
             target(self)
         finally:
             self.wardrobe.take_off()
-            unregister(self)
+            self.release()
         if self.children and self.thread is not None:
             self.thread.name = self.name.replace("-lwp-", "-parent-")
             children.await_end(self.children)

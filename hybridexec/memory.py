@@ -9,6 +9,7 @@ tries it out first and does without where it does not hold (another implementati
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 
@@ -32,6 +33,13 @@ def thing(address: int | None) -> Any:
     """The object at an address; None for no address.  The caller sees to it that there is one."""
     return None if address is None else ctypes.cast(address, ctypes.py_object).value
 
+
+GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
+
+frame_of = ctypes.pythonapi.PyThreadState_GetFrame
+"""The innermost frame of a thread, by the address of its structure, which must be there.  ValueError: there is none."""
+frame_of.restype = ctypes.py_object
+frame_of.argtypes = (ctypes.c_void_p,)
 
 _thread_state = ctypes.pythonapi.PyThreadState_Get
 _thread_state.restype = ctypes.c_void_p

@@ -249,7 +249,7 @@ class Reactions:
         """A marked call has lasted for the threshold."""
         if self.mode == "handoff" and self._may_leave(lwp, frame):
             trap = self._trap_callbacks(lwp, call) if call.foreign else None
-            if trap is not None and (frame is None or sys._current_frames().get(lwp.ident) is not frame):
+            if trap is not None and (frame is None or lwp.frame() is not frame):
                 traps.disarm(trap)  # it has called back already
                 return
             left = self._retake(

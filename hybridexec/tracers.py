@@ -134,7 +134,7 @@ def _untrace() -> None:
 
 def _stands_in_tracer(lwp: LWP, tracer: Any) -> bool:
     """Whether the thread of an LWP stands in its tracer, if that is Python code: at the prompt of a debugger."""
-    frame = sys._current_frames().get(lwp.ident)
+    frame = lwp.frame()
     codes: set[CodeType | None] = {_code(tracer)}
     running: set[CodeType | None] = set()
     while frame is not None:
@@ -160,7 +160,7 @@ def _somebody_traces() -> bool:
 def _of_other(lwp: LWP) -> tuple[Any, Any] | None:
     """The tracer and the profiler of another thread, which does not run; None if they cannot be told."""
     places = _places()
-    if places is None or not getattr(sys, "_is_gil_enabled", lambda: True)():
+    if places is None or not memory.GIL or not lwp.thread_state:
         return None
     fields = memory.words(lwp.thread_state, _FIELDS)
     return memory.thing(fields[places[0]]), memory.thing(fields[places[1]])

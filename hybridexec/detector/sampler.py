@@ -221,7 +221,7 @@ class Sampler:
         called_back = 0
         if step is IN_POLL:
             # It stands for all that the engine calls; one of these calls is known by its innermost frame.
-            called_back = id(sys._current_frames().get(lwp.ident))
+            called_back = id(lwp.frame())
             same = same and look.frame == called_back
         cpu = processor_time(lwp.clock)
         paused = now - look.time - (cpu - look.cpu) if lwp is look.lwp else math.inf  # how long it has not computed
@@ -241,7 +241,7 @@ class Sampler:
             return True
         self._healthy = 0
         self._next = self._tick / 2
-        frame = sys._current_frames().get(lwp.ident)
+        frame = lwp.frame()
         if step is None or frame is None:
             return True
         reactions = carrying.reactions
@@ -344,7 +344,7 @@ def _executing(carrying: Carrying) -> LWP | None:
     """Who executes on a loop."""
     lwp = carrying.holder
     if lwp is not None and lwp.handle is IN_POLL:
-        frame = sys._current_frames().get(lwp.ident)
+        frame = lwp.frame()
         return None if frame is None or own(frame.f_code) else lwp  # it waits, unless the engine has called it back
     return None if lwp is None or lwp.state is LwpState.POLLING else lwp
 
@@ -381,7 +381,7 @@ def _slice_left(lwp: LWP, preempt: float, now: float) -> float:
 def _stands(lwp: LWP, step: asyncio.Handle, frame: FrameType, lasti: int) -> bool:
     """Whether the LWP's thread is still where it was.  Called after the trap is armed, it makes the trap safe: the
     thread has not left the trapped frame, and whatever it does next is an event."""
-    return lwp.handle is step and sys._current_frames().get(lwp.ident) is frame and frame.f_lasti == lasti
+    return lwp.handle is step and lwp.frame() is frame and frame.f_lasti == lasti
 
 
 def _call(frame: FrameType, detection: Detection, began: float) -> Call:
