@@ -419,13 +419,13 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         came = set(self.shield.pending) & self._signal_handlers.keys()
         if came:
-            told = self._drain()
+            told = self._empty_self_pipe()
             self._process_self_data(told)
             self._process_self_data(bytes(came - set(told)))
         if not self._ending:
             self.shield.open()
 
-    def _drain(self) -> bytes:
+    def _empty_self_pipe(self) -> bytes:
         try:
             return self._ssock.recv(4096)
         except BlockingIOError:
