@@ -16,6 +16,7 @@ from .config import Config
 from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError
 from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
 from .loop import HybridLoop
+from .lwp import LWP, LwpState
 from .regions import blocking, bound, current_lwp, pinned, register_blocking
 from .runner import new_event_loop, observe_event_loop, raise_event_loop, run
 from .stats import Stats
@@ -24,6 +25,7 @@ from .upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
 __version__ = "0.1.0"
 
 __all__ = [
+    "LWP",
     "BlockingCallError",
     "CallSite",
     "Config",
@@ -34,6 +36,7 @@ __all__ = [
     "HybridExecutor",
     "HybridLoop",
     "Instrument",
+    "LwpState",
     "Stats",
     "Upcall",
     "UpcallKind",

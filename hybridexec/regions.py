@@ -24,7 +24,12 @@ _swap_current_task: Callable[[Any, Any], Any] = getattr(asyncio.tasks, "_swap_cu
 
 
 def current_lwp() -> LWP | None:
-    """The LWP that runs the calling code; None on a thread that carries no hybridexec loop.  Any thread may ask."""
+    """The LWP that runs the calling code.  Any thread may ask.
+
+    Returns:
+        It; None on a thread that carries no hybridexec loop.  Its ``name``, ``ident`` and ``state`` are there to be
+        read, all else is the protocol's.
+    """
     return current.get(os_ident())
 
 
@@ -107,6 +112,10 @@ class pinned:
 
     For code that must not be switched in the middle, though it may block: the loop waits, as asyncio's does.  It holds
     for the task that enters it, also across its awaits.  Outside of a hybridexec loop it does nothing.
+
+    One object may be entered several times, and by several tasks and threads at a time; leaving it in another task than
+    the one that entered leaves that one's.  Nothing is raised.  The idea is that of a critical section without
+    preemption, as of the Linux kernel's ``preempt_disable``.
     """
 
     def __init__(self) -> None:
@@ -134,6 +143,8 @@ class bound:
     task's coroutine it binds the task for life.  While that LWP is blocked, the task waits, as on asyncio; everybody
     else goes on.  Solaris called such a thread *bound* (``PTHREAD_SCOPE_SYSTEM``); Go has ``runtime.LockOSThread``.
     Outside of a task of a hybridexec loop it does nothing.
+
+    One object may be entered several times, and by several tasks and threads at a time.  Nothing is raised.
     """
 
     def __init__(self) -> None:
@@ -190,7 +201,8 @@ def register_blocking(
             in the middle of the step, before the call, and must be quick; if it raises, that is logged, and the call
             counts as unknown.
 
-    Python code that the callable calls back waits for the loop.
+    Python code that the callable calls back waits for the loop.  The catalogue's events are those of PEP 669
+    (``sys.monitoring``), which tells of calls of C code.
 
     Raises:
         TypeError: ``callable`` is implemented in Python, or is neither callable nor a name; ``will_block`` is not

@@ -86,6 +86,9 @@ def run[T](
         ValueError: ``main`` is not a coroutine, or an option is out of range.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
         BaseException: whatever the coroutine raises; KeyboardInterrupt and SystemExit also from a spare LWP.
+
+    Any thread may call it; each has a loop of its own.  Ctrl-C and other signals need the main thread, as with
+    ``asyncio.run``, whose rules these are.
     """
     if events._get_running_loop() is not None:
         raise RuntimeError("hybridexec.run() cannot be called from a running event loop")

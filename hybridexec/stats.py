@@ -10,7 +10,7 @@ from .upcalls import UpcallKind
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a loop has done so far.
+    """What a loop has done so far, at one moment: all figures belong together.  Immutable, for any thread.
 
     Attributes:
         upcalls: how many upcalls of each kind there were.
