@@ -22,7 +22,7 @@ INI = """
 """
 
 MOVES = """
-    import asyncio, threading, time, unittest
+    import asyncio, os, threading, time, unittest
     import pytest, pytest_asyncio
 
     def moves():
@@ -116,12 +116,19 @@ def test_the_loops_of_a_suite_that_chooses_them_move(suite: pytest.Pytester) -> 
         """
     )
     source = """
+    def check(request):
+        name = request.node.name
+        engine = os.environ.get("HYBRIDEXEC_ENGINE") or ("uvloop" if "[uvloop]" in name else "selector")
+        assert asyncio.get_running_loop().engine_name == engine
+
     @pytest.mark.asyncio
-    async def test_pytest_asyncio():
+    async def test_pytest_asyncio(request):
+        check(request)
         moves()
 
     @pytest.mark.anyio
-    async def test_anyio():
+    async def test_anyio(request):
+        check(request)
         moves()
     """
     result = run(suite, source, "--hybridexec", "-v", passed=4)

@@ -26,17 +26,21 @@ from ..loop import HybridLoop
 _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
 
 _lock = threading.Lock()
-_make: Callable[[], HybridLoop] | None = None
+_make: Callable[[type], HybridLoop] | None = None
 _undo: list[Callable[[], object]] = []
 
 
-def replace(make: Callable[[], HybridLoop] = HybridLoop) -> None:
+def _of_environment(real: type) -> HybridLoop:
+    return HybridLoop()
+
+
+def replace(make: Callable[[type], HybridLoop] = _of_environment) -> None:
     """Replace asyncio's and uvloop's loops in this process and in those that ``multiprocessing`` starts.
 
     Once is enough: further calls do nothing, until :func:`restore`.  Thread-safe.
 
     Args:
-        make: makes the loops of this process.
+        make: makes the loops of this process; it gets the class that a loop stands in for.
     """
     global _make
     with _lock:
@@ -77,7 +81,7 @@ def stand_in(real: Any) -> Any:
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
         if cls is standing and _make is not None and all(value is None for value in (*args, *kwargs.values())):
-            return _make()
+            return _make(real)
         return real.__new__(cls)
 
     about = {"__new__": new, "__module__": real.__module__, "__qualname__": real.__qualname__, "__doc__": real.__doc__}

@@ -61,8 +61,10 @@ class Suite:
 
     # ---------------------------------------------------------------- loops
 
-    def _make(self) -> HybridLoop:
+    def _make(self, real: type) -> HybridLoop:
         config = self._config(self._options)
+        if config.engine == "auto" and real.__module__.partition(".")[0] == "uvloop":
+            config = dataclasses.replace(config, engine="uvloop")  # the suite tries both
         loop = HybridLoop(config, instruments=(*config.instruments, self._blocks))
         loop.when_refused(self._note)
         if not self._attached:
