@@ -466,13 +466,14 @@ class Carrying:
         # Nobody polls while it runs: what the kernel has ready is not known.
         return face.has_input()
 
-    def leave(self, lwp: LWP, state: LwpState, still: Callable[[], bool] | None = None) -> bool:
+    def leave(self, lwp: LWP, state: LwpState, still: Callable[[], bool] | None = None, *, waits: bool = False) -> bool:
         """The LWP's step goes on without the loop, and the loop without it.
 
         Args:
             lwp: whose step it is.  It calls this itself, or the sampler does on its behalf.
             state: BLOCKED or PREEMPTED.
             still: the sampler's: whether what it has seen is still so.  Called under the mutex.
+            waits: its own: whether the call is sure to do no more than wait.
 
         Returns:
             Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
@@ -493,6 +494,8 @@ class Carrying:
                 self.preempted.append(lwp)
             self._free()
             successor = self._successor()
+            if waits and placing.CAN and lwp is not self.home:  # a signal's handler may run in a call of the home's
+                placing.near(lwp)
         self._send(successor)
         return True
 
@@ -566,8 +569,6 @@ class Carrying:
                 # It may have come when the ring had been heard already: so look why, as after any ring.
                 self._interrupted(lwp, exc)
             with self.mutex:
-                if lwp.processors is not None:
-                    placing.anywhere(lwp)
                 if self._waking is lwp:
                     self._waking = None
                 if self.state is LoopState.FORKED:
@@ -804,6 +805,8 @@ class Carrying:
 
     def _arrive(self, lwp: LWP) -> None:
         """The holder begins to run."""
+        if lwp.processors is not None:
+            placing.anywhere(lwp)
         self.holder_ident = lwp.ident
         lwp.state = LwpState.RUNNING
         self._face.taken(lwp)
@@ -902,6 +905,8 @@ class Carrying:
         elif successor is _Action.EXHAUSTED:
             self._pool.log_exhausted(self._max_lwps)
         elif not successor.launched:
+            starter = current.get(os_ident())
+            successor.processors = None if starter is None else starter.processors  # a thread inherits them
             if not self._pool.start(successor):
                 self._bereft()
         else:

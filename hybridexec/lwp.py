@@ -163,7 +163,9 @@ class LWP:
         self.native = 0  # what the system calls its thread
         self.clock: int | None = None  # of its thread's processor time
         self.computes = False  # its call, as far as is known, needs a processor
-        self.processors: bytes | None = None  # what it may run on, while it is allowed but one of them
+        self.processors: tuple[bytes, bytes] | None = (
+            None  # while it is placed: what it may run on, and what it is allowed
+        )
         self.launched = False  # its thread exists, or is being started
         self.thread: threading.Thread | None = None
         self.state = LwpState.PARKED

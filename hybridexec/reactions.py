@@ -112,7 +112,7 @@ class Reactions:
             self._blocked(lwp, call)
             raise self._error(call, "")
         elif leaves:
-            self._leave(lwp, call)
+            self._leave(lwp, call, waits=sure)
         else:
             call.stays = True
             self._blocked(lwp, call)
@@ -405,7 +405,7 @@ class Reactions:
         hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
         return not (hold and in_debugger(frame))
 
-    def _leave(self, lwp: LWP, call: Call) -> None:
+    def _leave(self, lwp: LWP, call: Call, *, waits: bool = False) -> None:
         self._blocked(lwp, call)
         site = call.site
         lwp.computes = site.computes
@@ -414,7 +414,7 @@ class Reactions:
         site.weighed += 1
         if call.foreign:
             self._trap_callbacks(lwp, call)
-        if self._carrying.leave(lwp, LwpState.BLOCKED):
+        if self._carrying.leave(lwp, LwpState.BLOCKED, waits=waits and not call.foreign):
             self._carrying.replenish()
 
     @staticmethod

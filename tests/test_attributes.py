@@ -6,6 +6,7 @@ import _thread
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -135,3 +136,46 @@ def test_a_thread_is_placed_and_takes_back_what_it_may_use() -> None:
         placing.anywhere(lwp)
     assert lwp.processors is None
     assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not placing.CAN or len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_what_somebody_else_allows_a_placed_thread_stays() -> None:
+    """As ``taskset -a`` does."""
+    before = os.sched_getaffinity(0)
+    lwp: Any = LWP(None, "")  # type: ignore[arg-type]
+    lwp.native = threading.get_native_id()
+    try:
+        placing.near(lwp)
+        (here,) = os.sched_getaffinity(0)
+        other = min(before - {here})
+        os.sched_setaffinity(0, {other})
+        placing.near(lwp)
+        assert os.sched_getaffinity(0) == {other}
+        placing.anywhere(lwp)
+        assert os.sched_getaffinity(0) == {other}
+        assert lwp.processors is None
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_what_a_call_that_waits_has_started_may_run_anywhere() -> None:
+    """Only calls that do no more than wait are placed."""
+    before = os.sched_getaffinity(0)
+    found: list[set[int]] = []
+
+    async def starts() -> None:
+        for _ in range(5):
+            time.sleep(0.001)
+            done = subprocess.run(
+                [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"], capture_output=True, text=True
+            )
+            found.append(set(map(int, done.stdout.split())))
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(starts(), starts(), starts())
+
+    hybridexec.run(main())
+    assert all(each == before for each in found)
+    assert len(found) == 15
