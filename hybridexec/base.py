@@ -38,6 +38,9 @@ class Engine(asyncio.AbstractEventLoop):
     shield: Shield
     """On the main thread: what stands between the signals and their handlers."""
 
+    def stopped(self) -> None:
+        """The home, which holds the loop, is about to return from ``run_forever``."""
+
     if TYPE_CHECKING:
         _carrying: Carrying
         _ready: collections.deque[Any]

@@ -183,6 +183,7 @@ class HybridLoop(_Engine):
             self.started(lwp)
             try:
                 carrying.carry(lwp)
+                self.stopped()
             except BaseException:
                 carrying.regain(lwp)
                 raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -551,3 +552,17 @@ def test_subprocesses(where: str, blocked_home: bool) -> None:
 
     output = run_uv(main()) if where == "main" else in_thread(lambda: run_uv(main()))
     assert output == b"hello\n"
+
+
+def test_what_the_last_step_closes_is_closed_when_run_returns() -> None:
+    """uvloop closes in a poll; its own loop ends with one."""
+    mine, peer = socket.socketpair()
+    peer.settimeout(30)
+
+    async def main() -> None:
+        _, writer = await asyncio.open_connection(sock=mine)
+        writer.transport.abort()
+
+    with peer, contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
+        loop.run_until_complete(main())
+        assert peer.recv(1) == b""

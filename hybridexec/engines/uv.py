@@ -153,6 +153,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
                 self.shield.open()
             self._poll_due = monotonic() + POLL_PAUSE
 
+    def stopped(self) -> None:
+        """What the last steps have told uvloop to close and to write, it does in a poll: on its own loop stop() waits for
+        the end of that."""
+        self._poll_due = 0.0
+        self.select(0)
+
     def dispatch(self, found: Any) -> None:
         """There is nothing to dispatch."""
 
