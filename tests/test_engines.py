@@ -557,7 +557,7 @@ def test_subprocesses(where: str, blocked_home: bool) -> None:
 def test_what_the_last_step_closes_is_closed_when_run_returns() -> None:
     """uvloop closes in a poll; its own loop ends with one."""
     mine, peer = socket.socketpair()
-    peer.settimeout(30)
+    peer.settimeout(10)
 
     async def main() -> None:
         _, writer = await asyncio.open_connection(sock=mine)

@@ -154,8 +154,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             self._poll_due = monotonic() + POLL_PAUSE
 
     def stopped(self) -> None:
-        """What the last steps have told uvloop to close and to write, it does in a poll: on its own loop stop() waits for
-        the end of that."""
+        """What the last steps have told uvloop to close and to write, it does in a poll: its own loop ends with one."""
         self._poll_due = 0.0
         self.select(0)
 

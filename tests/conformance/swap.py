@@ -8,7 +8,6 @@ from typing import Any
 
 import hybridexec
 
-
 PLAIN_UVLOOP = "plain uvloop"
 """Stands for uvloop's own loop, which our engine of that name is held against."""
 
