@@ -4,8 +4,8 @@
     python -m tests.conformance --write          # make the tables in docs/conformance.md anew
 
 What fails although no table has it is run once more on asyncio's own loop: if it fails there too, it is the machine's
-or CPython's affair, and only told of.  With ``--engine uvloop`` it is run on plain uvloop instead.  The exit status is 1
-for any other failure, for a hang, and for an entry of a table that is out of date.
+or CPython's affair, and only told of.  With ``--engine uvloop`` it is run on plain uvloop instead.  The exit status is
+1 for any other failure, for a hang, and for an entry of a table that is out of date.
 """
 
 from __future__ import annotations
