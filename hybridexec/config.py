@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from .upcalls import METHODS, Instrument
 
 PREFIX = "HYBRIDEXEC_"
+INSTRUMENTS = f"{PREFIX}INSTRUMENTS"
 
 _MODES = ("handoff", "observe", "raise")
 _ENGINES = ("auto", "selector", "uvloop")
@@ -111,6 +112,17 @@ class Config:
             if not given or _refusal(cls, options) == str(exc):
                 raise
             raise ValueError(f"{exc} (from the environment: {', '.join(given)})") from exc
+
+
+def check(**options: Any) -> None:
+    """Refuse options, or an environment, that no configuration can be made with.
+
+    Instruments of the environment are not looked at: they may be the program's own, and cannot be imported yet.
+
+    Raises:
+        TypeError, ValueError: as :meth:`Config.from_env`.
+    """
+    Config.from_env({name: text for name, text in os.environ.items() if name != INSTRUMENTS}, **options)
 
 
 def resolve(config: Config | None, options: Mapping[str, Any]) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import os
@@ -12,10 +13,8 @@ import typer
 
 import hybridexec
 
-from ..config import PREFIX, Config
+from ..config import INSTRUMENTS, PREFIX, Config, check
 from . import lacking
-
-INSTRUMENTS = f"{PREFIX}INSTRUMENTS"
 
 type Todo = list[Callable[[], None]]
 
@@ -121,30 +120,19 @@ def run(
     Options come before SCRIPT; all that follows belongs to the program.  Each but -m and --report has an environment
     variable, HYBRIDEXEC_<OPTION>, which the program's child processes see too.
     """
-    given = _given(
-        mode=mode,
-        preempt=preempt,
-        threshold=threshold,
-        max_lwps=max_lwps,
-        spare_lwps=spare_lwps,
-        lwp_idle_timeout=lwp_idle_timeout,
-        engine=engine,
-        hold_in_debugger=hold_in_debugger,
-    )
-    context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, given, report))
+    context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, _given(context), report))
 
 
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that are given, if a configuration can be made with them.
+def _given(context: typer.Context) -> dict[str, Any]:
+    """The options of a configuration that are given, if one can be made with them.
 
     Raises:
         typer.BadParameter: it cannot, or not with what is in the environment.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    # Instruments may be the program's own, and cannot be imported yet.
-    environ = {name: text for name, text in os.environ.items() if name != INSTRUMENTS}
+    fields = {field.name for field in dataclasses.fields(Config)}
+    given = {name: value for name, value in context.params.items() if name in fields and value is not None}
     try:
-        Config.from_env(environ, **given)
+        check(**given)
     except (TypeError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
     return given
@@ -196,16 +184,7 @@ def serve(
 
     All options but those below are uvicorn's, and are passed on: see uvicorn --help.
     """
-    given = _given(
-        mode=mode,
-        preempt=preempt,
-        threshold=threshold,
-        max_lwps=max_lwps,
-        spare_lwps=spare_lwps,
-        lwp_idle_timeout=lwp_idle_timeout,
-        engine=engine,
-        hold_in_debugger=hold_in_debugger,
-    )
+    given = _given(context)
     if any(word == "--loop" or word.startswith("--loop=") for word in arguments or ()):
         raise typer.BadParameter("--loop: the loop is ours here; how it behaves is said by --mode and --engine")
     context.obj.append(functools.partial(_serve, tuple(arguments or ()), given, report))

@@ -26,7 +26,7 @@ import hybridexec
 
 from .. import detector, reactions
 from ..cli import loops
-from ..config import PREFIX, Config
+from ..config import Config, check
 from ..detector import calls
 from ..errors import BlockingCallError
 from ..loop import HybridLoop
@@ -87,10 +87,8 @@ class Suite:
 
     def pytest_configure(self) -> None:
         """Refuse an environment that no loop can be made with."""
-        # Instruments may be the suite's own, and cannot be imported yet.
-        environ = {name: text for name, text in os.environ.items() if name != f"{PREFIX}INSTRUMENTS"}
         try:
-            Config.from_env(environ, **self._base)
+            check(**self._base)
         except (TypeError, ValueError) as exc:
             raise pytest.UsageError(str(exc)) from None
 
