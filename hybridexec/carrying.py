@@ -74,8 +74,6 @@ Races that are possible, and why they are safe:
   whenever the loop is set free or a step is over (``_unheard``).  A home that polls while the loop is busy elsewhere is
   told by the sampler's reminder (``recall``), so that steps need not look for the time.
 
-Where a woken LWP runs is a matter of its own (``placing.py``): on its waker's processor, if that is about to sleep.
-
 Rejected: the *baton* (the owner names its successor and waits): two directed wake-ups per block, and nobody runs
 while a thread is on its way.  Rejected: a pool shared by loops; nothing is gained but a second lock.
 """
@@ -91,10 +89,9 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
-from . import placing
 from .face import Face
 from .identity import os_ident, os_thread
-from .lwp import LWP, Bell, LwpState, current
+from .lwp import LWP, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -305,7 +302,7 @@ class Carrying:
                 home.state = LwpState.RUNNING
                 return
             if granted:
-                self._return(home)
+                self._take(home)
             else:
                 home.state = LwpState.RETURNING
                 home.since = -math.inf
@@ -466,14 +463,13 @@ class Carrying:
         # Nobody polls while it runs: what the kernel has ready is not known.
         return face.has_input()
 
-    def leave(self, lwp: LWP, state: LwpState, still: Callable[[], bool] | None = None, *, waits: bool = False) -> bool:
+    def leave(self, lwp: LWP, state: LwpState, still: Callable[[], bool] | None = None) -> bool:
         """The LWP's step goes on without the loop, and the loop without it.
 
         Args:
             lwp: whose step it is.  It calls this itself, or the sampler does on its behalf.
             state: BLOCKED or PREEMPTED.
             still: the sampler's: whether what it has seen is still so.  Called under the mutex.
-            waits: its own: whether the call is sure to do no more than wait.
 
         Returns:
             Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
@@ -494,8 +490,6 @@ class Carrying:
                 self.preempted.append(lwp)
             self._free()
             successor = self._successor()
-            if waits and placing.CAN and lwp is not self.home:  # a signal's handler may run in a call of the home's
-                placing.near(lwp)
         self._send(successor)
         return True
 
@@ -541,7 +535,7 @@ class Carrying:
             if state is LwpState.BLOCKED:
                 now = monotonic()
                 if self._claimable() and not (self.returning and now - self.returning[0].since >= RETURN_BOUND):
-                    self._return(lwp)
+                    self._take(lwp)
                     return True
                 lwp.since = now
                 lwp.state = state = LwpState.RETURNING
@@ -574,27 +568,15 @@ class Carrying:
                 if self.state is LoopState.FORKED:
                     raise RuntimeError(FORKED_ADVICE)
                 if self.holder is lwp:
-                    self._return(lwp)
+                    self._take(lwp)
                     return
                 if self._claimable() and state is LwpState.RETURNING:
                     self.returning.remove(lwp)
-                    self._return(lwp)
+                    self._take(lwp)
                     return
                 lwp.state = state
                 successor = self._successor() if self._claimable() else self._poked()
             self._send(successor)
-
-    def _return(self, lwp: LWP) -> None:
-        """A step has the loop again, by claim or by grant.  Mutex held."""
-        if self.holder is not lwp:
-            self._hold(lwp)
-        self._arrive(lwp)
-        if lwp in self.detached:
-            self.detached.remove(lwp)
-            self._face.returned(lwp)
-            if self._exhausted and len(self.detached) * 2 <= self._max_lwps:
-                self._exhausted = False
-        self._face.follow(lwp)
 
     def _interrupted(self, lwp: LWP, exc: BaseException) -> None:
         with self.mutex:
@@ -704,8 +686,6 @@ class Carrying:
         while True:
             if not asleep:
                 with self.mutex:
-                    if lwp.processors is not None:
-                        placing.anywhere(lwp)
                     self._unqueue(lwp)
                     self._starting.pop(lwp, None)
                     if self._waking is lwp:
@@ -789,10 +769,15 @@ class Carrying:
         return self.state is LoopState.FREE or self.state is LoopState.DRAINING
 
     def _take(self, lwp: LWP) -> None:
-        """The LWP of the calling thread takes the loop, or it was granted it."""
+        """The LWP of the calling thread takes the loop, or it was granted it; its step, if it has one, goes on."""
         if self.holder is not lwp:
             self._hold(lwp)
         self._arrive(lwp)
+        if lwp in self.detached:
+            self.detached.remove(lwp)
+            self._face.returned(lwp)
+            if self._exhausted and len(self.detached) * 2 <= self._max_lwps:
+                self._exhausted = False
         self._face.follow(lwp)
 
     def _hold(self, lwp: LWP) -> None:
@@ -805,8 +790,6 @@ class Carrying:
 
     def _arrive(self, lwp: LWP) -> None:
         """The holder begins to run."""
-        if lwp.processors is not None:
-            placing.anywhere(lwp)
         self.holder_ident = lwp.ident
         lwp.state = LwpState.RUNNING
         self._face.taken(lwp)
@@ -833,15 +816,7 @@ class Carrying:
             return None
         lwp.state = LwpState.WOKEN
         self.wakeups += 1
-        if placing.CAN and lwp.launched and self._is_about_to_sleep(current.get(os_ident())):
-            placing.near(lwp)
         return lwp
-
-    def _is_about_to_sleep(self, waker: LWP | None) -> bool:
-        """Whether the processor of the calling thread is about to be free."""
-        if waker is None or waker.carrying is not self or waker is self.holder:
-            return False
-        return not (waker.computes and waker.state is LwpState.BLOCKED)
 
     def _unqueue(self, lwp: LWP) -> None:
         for queue in (self.parked, self.pollers, self.returning, self.preempted):
@@ -905,8 +880,6 @@ class Carrying:
         elif successor is _Action.EXHAUSTED:
             self._pool.log_exhausted(self._max_lwps)
         elif not successor.launched:
-            starter = current.get(os_ident())
-            successor.processors = None if starter is None else starter.processors  # a thread inherits them
             if not self._pool.start(successor):
                 self._bereft()
         else:

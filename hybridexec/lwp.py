@@ -125,7 +125,6 @@ class LWP:
         "carrying",
         "children",
         "clock",
-        "computes",
         "deadline",
         "handle",
         "hooks",
@@ -141,7 +140,6 @@ class LWP:
         "owned",
         "pin_count",
         "pin_step",
-        "processors",
         "region",
         "since",
         "state",
@@ -162,10 +160,6 @@ class LWP:
         self.identity = 0  # what threading.get_ident() says there: the home's, once it carries the loop
         self.native = 0  # what the system calls its thread
         self.clock: int | None = None  # of its thread's processor time
-        self.computes = False  # its call, as far as is known, needs a processor
-        self.processors: tuple[bytes, bytes] | None = (
-            None  # while it is placed: what it may run on, and what it is allowed
-        )
         self.launched = False  # its thread exists, or is being started
         self.thread: threading.Thread | None = None
         self.state = LwpState.PARKED
@@ -189,9 +183,7 @@ class LWP:
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.owned: list[Any] = []  # RLocks its current step has acquired, maybe
         self.tracking: int | None = None  # in debug mode: what its thread's coroutine origin tracking was before
-        self.thread_state = (
-            0  # the address of the interpreter's structure for its thread, as long as that is sure to live
-        )
+        self.thread_state = 0  # the address of the interpreter's structure for its thread, while that is sure to live
         self.tracers: tuple[Any, Any] = None, None  # its thread's tracer and profiler, when last it gave up the loop
         self.hooks: tuple[Any, Any] = None, None  # the hooks for new threads that there were when it got them
         self.attributes: Values | None = None  # what its thread has got, since a step has asked for it

@@ -14,7 +14,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from time import monotonic, thread_time
+from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 _SEND, _CACHE = dis.opmap["SEND"], dis.opmap["CACHE"]
 _ANYIO = f"{os.sep}anyio{os.sep}"
 _THREADING = threading.__file__  # it holds the lock of all threads there, which a new LWP needs
-WEIGHED = 16
-"""One of so many calls at a site is looked at for whether it computes: that costs as much as ten lines."""
-
 _DEBUGGERS = ("bdb", "pydevd")
 _PYDEVD = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("pydevd", "_pydevd_bundle", "_pydevd_frame_eval"))
 
@@ -112,7 +109,7 @@ class Reactions:
             self._blocked(lwp, call)
             raise self._error(call, "")
         elif leaves:
-            self._leave(lwp, call, waits=sure)
+            self._leave(lwp, call)
         else:
             call.stays = True
             self._blocked(lwp, call)
@@ -165,14 +162,11 @@ class Reactions:
         # What the protocol and the instruments do on the way is no part of the step: no call of theirs is one of it.
         region, lwp.region = lwp.region, Region.OWN
         ended = monotonic()  # what follows is waiting for its turn
-        computed = None if call is None or call.computed is None else thread_time() - call.computed
         try:
             self._carrying.rejoin(lwp)
             if call is not None:
                 duration = ended - call.began
                 call.site.slow = duration >= self.threshold
-                if computed is not None:
-                    call.site.computes = computed > duration / 2
                 if call.reported:
                     self._unblocked(lwp, call, duration)
         except BaseException:
@@ -405,16 +399,11 @@ class Reactions:
         hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
         return not (hold and in_debugger(frame))
 
-    def _leave(self, lwp: LWP, call: Call, *, waits: bool = False) -> None:
+    def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)
-        site = call.site
-        lwp.computes = site.computes
-        if site.weighed % WEIGHED == 0:
-            call.computed = thread_time()
-        site.weighed += 1
         if call.foreign:
             self._trap_callbacks(lwp, call)
-        if self._carrying.leave(lwp, LwpState.BLOCKED, waits=waits and not call.foreign):
+        if self._carrying.leave(lwp, LwpState.BLOCKED):
             self._carrying.replenish()
 
     @staticmethod

@@ -135,7 +135,6 @@ class Protocol:
                 Thread=lambda **arguments: self._machine.thread(**arguments),
                 get_native_id=lambda: self._machine.current.ident,
             ),
-            "placing": types.SimpleNamespace(CAN=False),
             "monotonic": lambda: self._machine.time,
             "logger": types.SimpleNamespace(warning=lambda *_: None, error=lambda *_: None),
         }

@@ -49,7 +49,7 @@ _SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
 class Site:
     """A place in the code where a call stands.  Keeps the code alive, so that its identity stays its own."""
 
-    __slots__ = ("code", "computes", "count", "learned", "offset", "slow", "weighed", "where")
+    __slots__ = ("code", "count", "learned", "offset", "slow", "where")
 
     def __init__(self, code: CodeType, offset: int, *, learned: bool = False) -> None:
         self.code = code
@@ -59,8 +59,6 @@ class Site:
         self.learned = learned  # found by the sampler
         self.slow = learned  # whether the last call lasted for the threshold
         self.where: CallSite | None = None
-        self.weighed = 0  # how many calls have been asked about ...
-        self.computes = False  # ... and whether the last that was weighed spent its time on a processor
 
     def describe(self) -> CallSite:
         """The site, for people."""
@@ -89,8 +87,6 @@ class Call:
     user_thread: str | None = None
     in_poll: bool | None = None
     """Whether the engine's poll has called what makes it, once that was told."""
-    computed: float | None = None
-    """The processor time of its thread when it began."""
     outer: Call | None = None
     """The call whose C code has called back into Python."""
 
