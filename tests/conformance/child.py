@@ -46,6 +46,7 @@ def main() -> None:
         if not sys.warnoptions:
             warnings.simplefilter("default")  # as unittest's own runner does
         unittest.TestSuite(chosen).run(_Result(log, arguments.limit))
+    faulthandler.dump_traceback_later(arguments.limit, exit=True)  # what is left has to end, too
 
 
 def name_of(test: Any) -> str:

@@ -73,7 +73,7 @@ def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
             command += ["--only", *only]
         tests: dict[str, Test] = {}
         while True:
-            said = _process(command, folder)
+            code, said = _process(command, folder)
             begun = None
             for line in map(json.loads, log.read_text().splitlines()):
                 name = line["test"]
@@ -87,13 +87,13 @@ def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
             tests[begun] = Test(begun, Outcome.HUNG, said, 0.0)
             with log.open("a") as file:
                 file.write(json.dumps({"test": begun, "outcome": Outcome.HUNG.value, "why": said, "lasted": 0}) + "\n")
-        if not tests and not only:
+        if code or (not tests and not only):  # it has not begun, or did not come to its end
             tests[module] = Test(module, Outcome.FAILED, said, 0.0)
         return list(tests.values())
 
 
-def _process(command: list[str], folder: str) -> str:
-    """Run a process to its end, or to the limit; what it has said."""
+def _process(command: list[str], folder: str) -> tuple[int, str]:
+    """Run a process to its end, or to the limit; its exit status, and what it has said."""
     environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
         command,
@@ -111,7 +111,7 @@ def _process(command: list[str], folder: str) -> str:
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate()
         said += f"\nkilled after {MODULE_LIMIT:.0f} s"
-    return f"{said}\nended with {process.returncode}"
+    return process.returncode, f"{said}\nended with {process.returncode}"
 
 
 def _interpreter_options() -> list[str]:
