@@ -72,7 +72,8 @@ class Thread:
         self.until: Callable[[], bool] | None = None  # what it waits for
         self.deadline = math.inf  # how long
         self.timed_out = False
-        self.starved = 0.0  # for how long it could have run while others computed
+        self.starved = 0.0  # for how long it, or the owner of a mutex that it needs, could have run while others did
+        self.needs: RLock | None = None
         self.what = "its start"  # ... in words
         self.locks = 0  # how many it holds
         self.alive = False
@@ -95,6 +96,11 @@ class Thread:
 
     def can_run(self) -> bool:
         return self.until is None or self.timed_out or self.until()
+
+    def starves(self) -> bool:
+        """Whether it is others that keep it from going on: those that run instead of it, or of who is ahead of it."""
+        owner = self.needs.owner if self.needs is not None else None
+        return owner.starves() if owner is not None else self.can_run()
 
     def where(self) -> str:
         """What it does, and in which functions, for who has to understand a failure."""
@@ -211,7 +217,7 @@ class Machine:
     def work(self, seconds: float) -> None:
         """Compute for so long.  Who could run meanwhile is starved."""
         for thread in self.threads:
-            if thread is not self.current and thread.can_run():
+            if thread is not self.current and thread.starves():
                 thread.starved += seconds
         self._pass(self.time + seconds)
         self.point()
@@ -277,15 +283,17 @@ class RLock:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._owner: Thread | None = None
+        self.owner: Thread | None = None
         self._count = 0
 
     def __enter__(self) -> RLock:
         me = self._machine.current
-        if self._owner is not me:
+        if self.owner is not me:
             self._machine.point()
-            self._machine.wait(lambda: self._owner is None, what="the mutex")
-            self._owner = me
+            me.needs = self
+            self._machine.wait(lambda: self.owner is None, what="the mutex")
+            me.needs = None
+            self.owner = me
         self._count += 1
         me.locks += 1
         return self
@@ -295,10 +303,10 @@ class RLock:
         self._machine.current.locks -= 1
         if not self._count:
             self._machine.released()
-            self._owner = None
+            self.owner = None
 
     def _is_owned(self) -> bool:
-        return self._owner is self._machine.current
+        return self.owner is self._machine.current
 
 
 class Event:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from exploring import Exhaustive, Failed, Grain, Machine, explore, pct
+from exploring import Exhaustive, Failed, Grain, Machine, Pct, explore, pct
 from instrumented import Mutation, Protocol
 from protocol_scenes import WORK, Loop
 
@@ -306,6 +306,20 @@ def test_every_schedule_of_a_scene_with_few_preemptions(scene: Scene, protocol: 
     play = played(scene, protocol, claimable)
     explore(play, Exhaustive(SCENES[scene]), Grain.SYNC)
     explore(play, pct(range(40)), Grain.ALL)
+
+
+FOUND = [
+    (two_return_at_once, True, Grain.ALL, Pct(1059680085, 3, 350)),  # who has the mutex does not run for long
+    (two_return_at_once, True, Grain.ALL, Pct(551445651, 3, 403)),
+]
+"""What the hunt has found: each schedule once failed."""
+
+
+@pytest.mark.parametrize(("scene", "claimable", "grain", "strategy"), FOUND)
+def test_what_the_hunt_has_found(
+    scene: Scene, claimable: bool, grain: Grain, strategy: Pct, protocol: Protocol
+) -> None:
+    explore(played(scene, protocol, claimable), iter([strategy]), grain)
 
 
 @pytest.mark.hunt
