@@ -15,13 +15,13 @@ VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue region
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads \
 	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters)
 
-.PHONY: bootstrap demo test test-engine test-version conformance lint types lowest hunt clean
+.PHONY: bootstrap demo test test-engine test-version conformance compatibility lint types lowest hunt clean
 
 bootstrap: $(ENV)/.done
 
 $(ENV)/.done: pyproject.toml $(filter .uv/bin/uv,$(UV))
 	PYENV_VERSION=$(PYTHON) $(UV) venv --quiet --clear --python $(PYTHON) $(ENV)
-	$(UV) pip install --quiet --python $(ENV)/bin/python $(RESOLUTION) --editable '.[cli]' --group dev
+	$(UV) pip install --quiet --python $(ENV)/bin/python $(RESOLUTION) --editable '.[cli]' --group dev $(GROUPS)
 	touch $@
 
 .uv/bin/uv:
@@ -43,6 +43,10 @@ test-version: bootstrap
 conformance: bootstrap
 	$(ENV)/bin/python -m tests.conformance $(CONFORMANCE)
 
+compatibility:
+	$(MAKE) ENV=.venv-compatibility GROUPS="--group compatibility" bootstrap
+	.venv-compatibility/bin/python -m compatibility $(COMPATIBILITY)
+
 lint: bootstrap
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/ruff format --check .
@@ -50,6 +54,7 @@ lint: bootstrap
 types: bootstrap
 	$(ENV)/bin/mypy
 	$(ENV)/bin/mypy $(LENIENT) tests examples benchmarks
+	$(ENV)/bin/mypy $(LENIENT) --ignore-missing-imports compatibility
 
 lowest:
 	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test-version

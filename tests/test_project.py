@@ -21,6 +21,7 @@ RUN_BY = {
     "make lowest": ".ci/run",
     "make hunt": "Makefile",
     "make conformance": ".ci/run",
+    "make compatibility": ".ci/run",
     "pytest --hybridexec-mode=raise": "tests/test_pytest_plugin.py",
     "python -m benchmarks": "tests/test_benchmarks.py",
 }

@@ -1,0 +1,106 @@
+"""Runs the tests and makes ``docs/compatibility.md`` of what they say."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import re
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "compatibility.md"
+ENGINES = ("selector", "uvloop")
+
+HEAD = """# Compatibility
+
+Other people's servers, frameworks, clients and drivers on a HybridLoop, unchanged.  Each row is a test of
+`compatibility/`, in which a real service in a process of its own blocks on what only another request can bring; it
+ends by a signal, says nothing that looks like a warning, and leaves no thread behind.  This page is written by these
+tests:
+
+```console
+make compatibility
+```
+
+"""
+
+
+class Results:
+    """A plugin of pytest's that keeps what each row's tests came to."""
+
+    def __init__(self) -> None:
+        # the library and what it shows: what is needed, and by engine what came of it
+        self.needs: dict[tuple[str, str], str] = {}
+        self.came_to: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        self._rows: dict[str, tuple[tuple[str, str], str]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            mark = item.get_closest_marker("compatibility")
+            if mark is None:
+                raise pytest.UsageError(f"{item.nodeid} has no mark 'compatibility'")
+            row = (mark.args[0], mark.args[1])
+            self.needs[row] = mark.kwargs.get("needs", "")
+            engine = next((engine for engine in ENGINES if engine in item.name), "")
+            self._rows[item.nodeid] = row, engine
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            row, engine = self._rows[report.nodeid]
+            said = "yes" if report.outcome == "passed" else "no" if report.outcome == "failed" else "-"
+            for name in [engine] if engine else ENGINES:
+                if self.came_to[row].get(name) != "no":
+                    self.came_to[row][name] = said
+
+    def table(self) -> str:
+        """The page's table."""
+        lines = [
+            "| library | version | what works | selector | uvloop | what it needs |",
+            "|---|---|---|---|---|---|",
+        ]
+        for library, what in sorted(self.came_to, key=lambda row: row[0].lower()):
+            engines = self.came_to[library, what]
+            columns = [library, _version(library), what, *(engines.get(e, "-") for e in ENGINES)]
+            lines.append(f"| {' | '.join(columns)} | {self.needs[library, what]} |")
+        return "\n".join(lines) + "\n"
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _without_versions(page: str) -> str:
+    """Versions and the Python are of the last time that the page was written."""
+    page = re.sub(r"^(\| [^|]+ \|) [^|]* \|", r"\1 |", page, flags=re.MULTILINE)
+    return re.sub(r"On Python .*", "", page)
+
+
+def main() -> int:
+    """Run the tests; write the page, or compare it.  Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m compatibility", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if the page is not what the tests say")
+    options, rest = parser.parse_known_args()
+    results = Results()
+    code = pytest.main([str(ROOT / "compatibility"), "-p", "no:cacheprovider", *rest], plugins=[results])
+    if rest:
+        return int(code)  # a part of them
+    page = f"{HEAD}On Python {platform.python_version()}, {platform.system()}.\n\n{results.table()}"
+    if not options.check:
+        PAGE.write_text(page)
+        return int(code)
+    if _without_versions(page) != _without_versions(PAGE.read_text()):
+        sys.stderr.write(f"{PAGE.name} is not what the tests say; write it anew: make compatibility\n{page}")
+        return 1
+    return int(code)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
