@@ -310,6 +310,7 @@ class HybridLoop(_Engine):
         """This process is a child of the one that the loop's LWPs live in."""
         self._carrying.forked()
         self._rlocks.forked()
+        self.shield.forked()
         self._thread_id = None
         if not self._closed:
             self.abandon()

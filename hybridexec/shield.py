@@ -118,6 +118,11 @@ class Shield:
         handler = _signal.getsignal(signum)
         return self._known(signum) if handler is self else handler
 
+    def forked(self) -> None:
+        """This process is a child: there is no protocol any more that anything could be put off for."""
+        self._up = self.closed = False
+        self.pending.clear()
+
     @contextlib.contextmanager
     def up(self) -> Iterator[None]:
         """Stand in for all handlers, inside of the ``with`` statement."""

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from helpers import LIBC, environment, lwps, pipe, running_loop, start
 
 import hybridexec
 from hybridexec import current_lwp
+
+PACKAGE = Path(hybridexec.__file__).parent
 
 
 def in_child(body: Callable[[], int]) -> int:
@@ -246,6 +250,30 @@ def test_a_child_that_blocks_in_the_step_it_was_forked_in_is_not_hung() -> None:
         assert await on_a_spare(lambda: status_of(in_child(blocks))) == 6
 
     hybridexec.run(main())
+
+
+def test_what_a_handler_raises_in_the_child_comes_up_wherever_it_is() -> None:
+    """In the parent it would be put off till the protocol is through with what it does; here nobody would raise it."""
+
+    def body() -> int:
+        def strikes(frame: types.FrameType, event: str, arg: object) -> None:
+            if Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(3))
+        try:
+            sys.settrace(strikes)
+            with hybridexec.blocking():
+                sys.settrace(None)
+            return 1
+        except SystemExit:
+            return 0
+
+    async def main() -> int:
+        return status_of(in_child(body))
+
+    assert hybridexec.run(main()) == 0
 
 
 def test_the_loop_of_the_parent_can_be_closed_in_the_child() -> None:
