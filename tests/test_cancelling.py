@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from helpers import pipe, running_loop
@@ -218,3 +220,39 @@ def test_a_cancelled_generator_that_is_blocked(pair: tuple[int, int]) -> None:
 
     hybridexec.run(main())
     assert order == ["goes on", "closed"]
+
+
+@pytest.mark.engine("selector", reason="uvloop starts its processes itself")
+def test_a_process_is_ended_whose_starter_is_cancelled_while_it_blocks(
+    pair: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the starter awaits is done when its call is over, so that no await of its own raises."""
+    reader, writer = pair
+    transports: list[Any] = []
+    get_pid = asyncio.unix_events._UnixSubprocessTransport.get_pid  # type: ignore[attr-defined]
+
+    def blocks(transport: Any) -> int:
+        if not transports:
+            transports.append(transport)
+            os.read(reader, 1)
+        return int(get_pid(transport))
+
+    monkeypatch.setattr("asyncio.unix_events._UnixSubprocessTransport.get_pid", blocks)
+
+    async def main() -> None:
+        connected = asyncio.Event()
+
+        class Protocol(asyncio.SubprocessProtocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                connected.set()
+
+        start = running_loop().subprocess_exec(Protocol, "sleep", "60", stdin=None, stdout=None, stderr=None)
+        task = asyncio.create_task(start)
+        await connected.wait()
+        task.cancel()
+        os.write(writer, b"x")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    hybridexec.run(main())
+    assert transports[0].get_returncode() == -signal.SIGKILL

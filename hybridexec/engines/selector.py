@@ -90,6 +90,20 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
         return self._tells(waiter, super()._make_write_pipe_transport(pipe, protocol, None, extra))  # type: ignore[misc]
 
+    async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
+        transport: Any = await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
+        task: Any = asyncio.current_task()
+        if task is not None and task._must_cancel:
+            # Cancelled while a call in there blocked, and all that it awaited was done by then: on asyncio, where the
+            # loop would have stood still, the await would have raised.  Nobody else knows of the process.
+            try:
+                await asyncio.sleep(0)
+            except BaseException:
+                transport.close()
+                await transport._wait()
+                raise
+        return transport
+
     def _tells(self, waiter: Any, transport: Any) -> Any:
         """Have a transport that was just made tell its waiter when ``connection_made`` is over, as it would itself."""
         if waiter is not None:
