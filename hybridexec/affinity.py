@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from . import rlocks
 from .detector.catalogue import Binds
 from .lwp import LWP
-from .reactions import task_of
+from .tasks import task_of
 from .upcalls import logger
 
 if TYPE_CHECKING:

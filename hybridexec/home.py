@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, Any
 from .detector.calls import Call, Site, excluded
 from .identity import on_main_thread, os_ident
 from .lwp import LWP, Bell, LwpState, Region, current
-from .reactions import task_of
 from .shield import Shield
+from .tasks import task_of
 from .upcalls import Detection
 
 if TYPE_CHECKING:

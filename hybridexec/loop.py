@@ -37,7 +37,7 @@ from .shield import Shield
 from .stats import Stats
 from .tracers import Tracers
 from .transports import Conversations
-from .upcalls import Emitter, Upcall, UpcallKind, logger
+from .upcalls import Emitter, logger
 
 if TYPE_CHECKING:
     from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
@@ -107,6 +107,8 @@ class HybridLoop(_Engine):
         self._rlocks = self._affinity.rlocks
         self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
         self._carrying.reactions = self._reactions
+        telling = self._reactions.telling
+        self.describe, self.stuck, self.notice = telling.describe, telling.stuck, telling.notice
         runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, Handle._run
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
@@ -254,8 +256,8 @@ class HybridLoop(_Engine):
                 lwps_alive=len(carrying.lwps),
                 lwps_parked=len(carrying.parked),
                 lwps_blocked=len(carrying.detached),
-                longest_block=self._reactions.longest,
-                frozen_time=self._reactions.total,
+                longest_block=self._reactions.telling.longest,
+                frozen_time=self._reactions.telling.total,
             )
 
     def adopt(self, config: Config) -> None:
@@ -277,7 +279,7 @@ class HybridLoop(_Engine):
 
         For test tools: the program may swallow it.  It is called in the step that blocks, and must not raise.
         """
-        self._reactions.when_refused = tell
+        self._reactions.telling.when_refused = tell
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """Add a handler for a signal; wherever the loop is carried now, its home does it."""
@@ -576,21 +578,6 @@ class HybridLoop(_Engine):
     def remind(self) -> None:
         """The home's step has to raise what was put off."""
         self._nudges.remind()
-
-    def describe(self, lwp: LWP) -> str:
-        """What the LWP is blocked in."""
-        return self._reactions.describe(lwp)
-
-    def stuck(self, lwps: list[LWP]) -> str:
-        """Whether the blocked LWPs all wait for locks."""
-        return self._reactions.stuck(lwps)
-
-    def notice(self, kind: UpcallKind, lwp: LWP) -> None:
-        """Emit an upcall of the pool."""
-        if self._emitter.listens(kind):
-            self._emitter.emit(Upcall(kind, monotonic(), self, lwp.name))
-        else:
-            self._emitter.count(kind)
 
     # ---------------------------------------------------------------- steps
 

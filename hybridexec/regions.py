@@ -126,14 +126,14 @@ class pinned:
         task = _task(lwp)
         self._entries.append((lwp, task))
         if lwp is not None:
-            lwp.carrying.reactions.pin(lwp, task)
+            lwp.carrying.reactions.pins.pin(lwp, task)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         current = _task(current_lwp())
         lwp, task = _take(self._entries, lambda entry: entry[1] is current)
         if lwp is not None:
-            lwp.carrying.reactions.unpin(current_lwp(), task)
+            lwp.carrying.reactions.pins.unpin(current_lwp(), task)
 
 
 class bound:

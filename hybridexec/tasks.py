@@ -1,8 +1,8 @@
-"""``asyncio.all_tasks`` since Python 3.14.
+"""Tasks: whose step an LWP runs, and ``asyncio.all_tasks``.
 
-Since then each thread keeps a list of the tasks that were made on it, and ``all_tasks()`` looks at the calling thread's
-list alone if that thread runs the loop that is asked for.  It looks at all threads' lists if it does not.  A loop that
-moves makes tasks on many threads: so its steps have to ask as if they were somebody else.
+Since Python 3.14 each thread keeps a list of the tasks that were made on it, and ``all_tasks()`` looks at the calling
+thread's list alone if that thread runs the loop that is asked for.  It looks at all threads' lists if it does not.  A
+loop that moves makes tasks on many threads: so its steps have to ask as if they were somebody else.
 
 That cannot be had by overriding a method, so the function is replaced in ``asyncio`` when this package is imported; for
 other loops it does what it did.
@@ -14,10 +14,22 @@ import asyncio
 import functools
 import sys
 from asyncio import events
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .lwp import LWP
 
 _all_tasks = asyncio.all_tasks
 _moving: type | None = None
+
+
+def task_of(lwp: LWP) -> asyncio.Task[Any] | None:
+    """The user thread whose step an LWP runs, as far as its callback tells."""
+    handle = lwp.handle
+    owner = getattr(getattr(handle, "_callback", None), "__self__", None)
+    # The first step of an executor's user thread is not its task's: there it becomes one, or never does.
+    task = getattr(owner, "user_task", owner)
+    return task if isinstance(task, asyncio.Task) else None
 
 
 @functools.wraps(_all_tasks)

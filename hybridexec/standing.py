@@ -1,0 +1,56 @@
+"""Standing: what the stack tells about the place where a step stands: may it be interrupted, does somebody debug it."""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+import threading
+from collections.abc import Container
+from types import CodeType, FrameType
+
+from .detector.calls import excluded
+
+_SEND, _CACHE = dis.opmap["SEND"], dis.opmap["CACHE"]
+_ANYIO = f"{os.sep}anyio{os.sep}"
+_THREADING = threading.__file__  # it holds the lock of all threads there, which a new LWP needs
+_DEBUGGERS = ("bdb", "pydevd")
+_PYDEVD = tuple(f"{os.sep}{folder}{os.sep}" for folder in ("pydevd", "_pydevd_bundle", "_pydevd_frame_eval"))
+
+
+def interruptible(frame: FrameType | None, runners: Container[CodeType]) -> bool:
+    """Whether code may be interrupted: not in the middle of asyncio's, anyio's or threading's, nor of what these have
+    called.
+
+    Args:
+        frame: the innermost one of the step.
+        runners: the code whose frames call the step.
+    """
+    while frame is not None and frame.f_code not in runners:
+        code = frame.f_code
+        ours = excluded(code) or _ANYIO in code.co_filename or code.co_filename == _THREADING
+        if ours and not _awaits(frame):
+            return False  # nothing else runs now, it thinks
+        frame = frame.f_back
+    return True
+
+
+def _awaits(frame: FrameType) -> bool:
+    """Whether a frame awaits what runs above it."""
+    code, offset = frame.f_code.co_code, frame.f_lasti
+    while code[offset] == _CACHE:  # where 3.12 is then
+        offset -= 2
+    return code[offset] == _SEND
+
+
+def in_debugger(frame: FrameType | None) -> bool:
+    """Whether a debugger's code is among a frame's callers.  Costs nothing while no debugger is imported."""
+    if sys.modules.keys().isdisjoint(_DEBUGGERS):
+        return False
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in ("bdb", "pdb")]
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name in files or os.path.basename(name) == "pydevd.py" or any(folder in name for folder in _PYDEVD):
+            return True
+        frame = frame.f_back
+    return False
