@@ -333,7 +333,7 @@ class Reactions:
             return False
         # One that watches by sys.monitoring takes an LWP for its thread by its identity, and would be entered twice.
         hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
-        return not (hold and in_debugger(frame))
+        return not (hold and in_debugger(frame, self._carrying.runner_codes))
 
     def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)

@@ -43,12 +43,17 @@ def _awaits(frame: FrameType) -> bool:
     return code[offset] == _SEND
 
 
-def in_debugger(frame: FrameType | None) -> bool:
-    """Whether a debugger's code is among a frame's callers.  Costs nothing while no debugger is imported."""
+def in_debugger(frame: FrameType | None, runners: Container[CodeType]) -> bool:
+    """Whether a step has called a debugger, and stands in it.  Costs nothing while no debugger is imported.
+
+    Args:
+        frame: the innermost one of the step.
+        runners: the code whose frames call the step.  A debugger that runs the whole program is below them.
+    """
     if sys.modules.keys().isdisjoint(_DEBUGGERS):
         return False
     files = [getattr(sys.modules.get(name), "__file__", None) for name in ("bdb", "pdb")]
-    while frame is not None:
+    while frame is not None and frame.f_code not in runners:
         name = frame.f_code.co_filename
         if name in files or os.path.basename(name) == "pydevd.py" or any(folder in name for folder in _PYDEVD):
             return True

@@ -12,8 +12,11 @@ import io
 import os
 import pdb
 import pstats
+import re
+import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -392,6 +395,71 @@ def test_a_program_under_pdb_stays_where_it_is() -> None:
         rest, _ = process.communicate("!usleep(60000)\nimport time; time.sleep(0.02)\ncontinue\n", timeout=100)
     assert process.returncode == 0, said + rest
     assert "nothing ran on" in rest
+
+
+def test_a_program_that_a_debugger_runs_moves(tmp_path: Path) -> None:
+    """The debugger is below the loop: that is not its prompt."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import asyncio, threading
+            import hybridexec
+
+            async def main():
+                gate = threading.Event()
+                asyncio.get_running_loop().call_soon(gate.set)
+                gate.wait()
+                print("moved")
+
+            hybridexec.run(main())
+            """
+        )
+    )
+    said = run_script("-m", "pdb", "-c", "continue", "-c", "quit", str(program), cwd=tmp_path, HOME=str(tmp_path))
+    assert "moved" in said
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="came with 3.14")
+def test_asyncio_ps_shows_the_tasks_of_all_lwps() -> None:
+    program = """
+        import asyncio, os, threading
+        import hybridexec
+
+        async def blocks(gate):
+            gate.wait()
+
+        async def waits():
+            await asyncio.sleep(60)
+
+        async def main():
+            gate = threading.Event()
+            blocker = asyncio.create_task(blocks(gate), name="blocker")
+            await asyncio.sleep(0)
+            waiter = asyncio.create_task(waits(), name="waiter")
+            await asyncio.sleep(0)
+            print("ready", flush=True)
+            await asyncio.to_thread(input)
+            waiter.cancel()
+            gate.set()
+            await blocker
+
+        hybridexec.run(main())
+    """
+    with start(program) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        command = [sys.executable, "-m", "asyncio", "ps", str(process.pid)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        process.communicate("\n", timeout=100)
+    assert process.returncode == 0
+    if "ermission" in shown.stderr:
+        pytest.skip(shown.stderr)
+    expected = [("blocker", "blocks"), ("Task-1", "main")]
+    if sys.version_info >= (3, 15):  # before, it shows the tasks that one thread has made, also of two plain loops
+        expected.append(("waiter", "waits"))
+    for name, function in expected:
+        assert re.search(rf"{name} .*{function}", shown.stdout), shown.stdout + shown.stderr
 
 
 @pytest.mark.parametrize("hold", [True, False])
