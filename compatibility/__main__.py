@@ -9,13 +9,17 @@ import re
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from compatibility.conftest import ENGINES
+
+# Most of the time they wait for processes.
+SIDE_BY_SIDE = ["-n", "3", "--dist", "loadfile"]
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "compatibility.md"
-ENGINES = ("selector", "uvloop")
-
 HEAD = """# Compatibility
 
 Other people's servers, frameworks, clients and drivers on a HybridLoop, unchanged.  Each row is a test of
@@ -36,22 +40,16 @@ class Results:
     def __init__(self) -> None:
         # the library and what it shows: what is needed, and by engine what came of it
         self.needs: dict[tuple[str, str], str] = {}
+        self._place: dict[tuple[str, str], int] = {}
         self.came_to: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-        self._rows: dict[str, tuple[tuple[str, str], str]] = {}
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        for item in items:
-            mark = item.get_closest_marker("compatibility")
-            if mark is None:
-                raise pytest.UsageError(f"{item.nodeid} has no mark 'compatibility'")
-            row = (mark.args[0], mark.args[1])
-            self.needs[row] = mark.kwargs.get("needs", "")
-            engine = next((engine for engine in ENGINES if engine in item.name), "")
-            self._rows[item.nodeid] = row, engine
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            row, engine = self._rows[report.nodeid]
+            said_of_it: dict[str, Any] = dict(report.user_properties)
+            place, library, what, needs, engine = said_of_it["row"]
+            row = library, what
+            self.needs[row] = needs
+            self._place[row] = min(place, self._place.get(row, place))
             said = "yes" if report.outcome == "passed" else "no" if report.outcome == "failed" else "-"
             for name in [engine] if engine else ENGINES:
                 if self.came_to[row].get(name) != "no":
@@ -63,7 +61,7 @@ class Results:
             "| library | version | what works | selector | uvloop | what it needs |",
             "|---|---|---|---|---|---|",
         ]
-        for library, what in sorted(self.came_to, key=lambda row: row[0].lower()):
+        for library, what in sorted(self.came_to, key=lambda row: (row[0].lower(), self._place[row])):
             engines = self.came_to[library, what]
             columns = [library, _version(library), what, *(engines.get(e, "-") for e in ENGINES)]
             lines.append(f"| {' | '.join(columns)} | {self.needs[library, what]} |")
@@ -89,7 +87,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail if the page is not what the tests say")
     options, rest = parser.parse_known_args()
     results = Results()
-    code = pytest.main([str(ROOT / "compatibility"), "-p", "no:cacheprovider", *rest], plugins=[results])
+    arguments = [str(ROOT / "compatibility"), "-p", "no:cacheprovider", *(rest or SIDE_BY_SIDE)]
+    code = pytest.main(arguments, plugins=[results])
     if rest:
         return int(code)  # a part of them
     page = f"{HEAD}On Python {platform.python_version()}, {platform.system()}.\n\n{results.table()}"

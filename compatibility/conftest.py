@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from compatibility.service import Backend
+
+ENGINES = ("selector", "uvloop")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -14,8 +20,26 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-@pytest.fixture(params=["selector", "uvloop"])
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have each test's reports say which row it is, from whichever process they come."""
+    for place, item in enumerate(items):
+        mark = item.get_closest_marker("compatibility")
+        if mark is None:
+            raise pytest.UsageError(f"{item.nodeid} has no mark 'compatibility'")
+        engine = next((engine for engine in ENGINES if engine in item.name), "")
+        item.user_properties.append(("row", [place, *mark.args, mark.kwargs.get("needs", ""), engine]))
+
+
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """The engine that the service runs on."""
     name: str = request.param
     return name
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    """What handlers ask."""
+    backend = Backend()
+    yield backend
+    backend.close()

@@ -6,6 +6,7 @@ that looks like a warning or an exception, and no thread of the pool has kept it
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import re
@@ -14,9 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,43 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+class Backend:
+    """What handlers ask, by a blocking call, and what answers when the test wants it to.
+
+    Attributes:
+        port: where it listens, for the service's variable ``BACKEND``.
+    """
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self._listener.settimeout(LIMIT)
+        self._asking: list[socket.socket] = []
+        self.port: int = self._listener.getsockname()[1]
+
+    def wait_for(self, count: int) -> list[int]:
+        """Until so many more handlers are asking, and so are blocked.  Returns the ids of their processes."""
+        ids = []
+        for _ in range(count):
+            connection, _ = self._listener.accept()
+            self._asking.append(connection)
+            with connection.makefile() as lines:
+                ids.append(int(lines.readline()))
+        return ids
+
+    def answer(self, text: str) -> None:
+        """Answer all that are asking."""
+        for connection in self._asking:
+            with connection:
+                connection.sendall(text.encode())
+        self._asking.clear()
+
+    def close(self) -> None:
+        """Nobody is answered any more."""
+        for connection in self._asking:
+            connection.close()
+        self._listener.close()
 
 
 class Service:
@@ -67,28 +105,50 @@ class Service:
             time.sleep(0.02)
         pytest.fail(f"the service does not listen:\n{self.said()}")
 
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send it a signal.  Returns its exit status; one that does not end is made to say where it hangs."""
-        if self.process.poll() is None:
+    def wait_until_it_says(self, text: str) -> None:
+        """Until it has written so."""
+        until = time.monotonic() + LIMIT
+        while text not in self.said():
+            if time.monotonic() > until or self.process.poll() is not None:
+                pytest.fail(f"the service does not say {text!r}:\n{self.said()}")
+            time.sleep(0.02)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal: Ctrl-C to all of its processes, as a terminal does, and any other to the first one alone."""
+        if number == signal.SIGINT:
+            os.killpg(self.process.pid, number)
+        else:
             self.process.send_signal(number)
-        try:
-            return self.process.wait(LIMIT)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # faulthandler's
-            self.process.wait(LIMIT)
-            pytest.fail(f"the service does not end:\n{self.said()}")
+
+    def wait(self) -> int:
+        """Until all its processes have ended.  Returns the exit status; what hangs is made to say where."""
+        until = time.monotonic() + LIMIT
+        code = None
+        while time.monotonic() < until:
+            code = self.process.poll()
+            try:
+                os.killpg(self.process.pid, 0)
+            except ProcessLookupError:
+                if code is not None:
+                    return code
+            time.sleep(0.02)
+        os.killpg(self.process.pid, signal.SIGABRT)  # faulthandler's
+        self.process.wait(LIMIT)
+        pytest.fail(f"the service does not end, or leaves a process behind (status {code}):\n{self.said()}")
 
     def stop_well(
-        self, number: signal.Signals = signal.SIGTERM, *, status: Sequence[int] = (0,), but: Sequence[str] = ()
+        self, number: signal.Signals | None = signal.SIGTERM, *, status: Sequence[int] = (0,), but: Sequence[str] = ()
     ) -> None:
         """Stop it, and see that all was well.
 
         Args:
-            number: the signal.
+            number: the signal; None if it has been sent.
             status: the exit statuses that are right for this server.
             but: what it may say although it looks bad, as regular expressions.
         """
-        code = self.stop(number)
+        if number is not None:
+            self.send(number)
+        code = self.wait()
         said = self.said()
         assert code in status, f"exit status {code}:\n{said}"
         bad = [line for line in said.splitlines() if BAD.search(line) and not any(re.search(b, line) for b in but)]
@@ -96,13 +156,23 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(command: Sequence[str], *, engine: str, port: int | None = None, **variables: str) -> Iterator[Service]:
+def serving(
+    command: Sequence[str],
+    *,
+    engine: str,
+    port: int | None = None,
+    folder: Path = APPS,
+    backend: Backend | None = None,
+    **variables: str,
+) -> Iterator[Service]:
     """A service that has started, and is gone afterwards.
 
     Args:
         command: what comes after the interpreter's name; ``{port}`` stands for the port.
         engine: the engine, for ``HYBRIDEXEC_ENGINE``.
         port: the port; a free one if it is not given.
+        folder: where it runs.
+        backend: what its handlers can ask.
         variables: more of the environment.
     """
     port = port or free_port()
@@ -113,6 +183,7 @@ def serving(command: Sequence[str], *, engine: str, port: int | None = None, **v
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "default",
         "PORT": str(port),
+        **({"BACKEND": str(backend.port)} if backend else {}),
         **variables,
     }
     with tempfile.TemporaryDirectory() as directory:
@@ -123,35 +194,43 @@ def serving(command: Sequence[str], *, engine: str, port: int | None = None, **v
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=APPS,
+                cwd=folder,
                 env=environment,
+                start_new_session=True,
             )
         service = Service(process, port, said)
         try:
             service.wait_until_it_listens()
             yield service
         finally:
-            if process.poll() is None:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def together(*functions: object) -> list[object]:
+def get(url: str) -> str:
+    """Ask by HTTP, on a connection of its own."""
+    with urllib.request.urlopen(url, timeout=LIMIT) as response:
+        body: str = response.read().decode()
+        return body
+
+
+def begin[T](*functions: Callable[[], T]) -> Callable[[], list[T]]:
+    """Call functions at once, each in a thread of its own.
+
+    Returns:
+        What waits for them, and returns what they return, or raises what one has raised.
+    """
+    pool = concurrent.futures.ThreadPoolExecutor(len(functions))
+    futures = [pool.submit(function) for function in functions]
+
+    def end() -> list[T]:
+        with pool:
+            return [future.result() for future in futures]
+
+    return end
+
+
+def together[T](*functions: Callable[[], T]) -> list[T]:
     """Call functions at once, each in a thread of its own.  Returns what they return; raises what one raises."""
-    results: list[object] = [None] * len(functions)
-    failures: list[BaseException] = []
-
-    def call(index: int) -> None:
-        try:
-            results[index] = functions[index]()  # type: ignore[operator]
-        except BaseException as exc:
-            failures.append(exc)
-
-    threads = [threading.Thread(target=call, args=(index,)) for index in range(len(functions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return results
+    return begin(*functions)()
