@@ -17,12 +17,44 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hybridexec import affinity, carrying, detector, home, loop, lwp, pins, pool, reactions, regions, telling, upcalls
+from hybridexec import (
+    affinity,
+    carrying,
+    detector,
+    following,
+    home,
+    loop,
+    lwp,
+    pins,
+    pool,
+    reactions,
+    regions,
+    telling,
+    turns,
+    upcalls,
+)
 from hybridexec.detector import calls, trap
 from hybridexec.shield import Shield
 
 SAMPLER = sys.modules["hybridexec.detector.sampler"]  # the package has another thing of that name
-MODULES = (carrying, reactions, telling, pins, regions, trap, calls, SAMPLER, loop, lwp, pool, home, affinity, upcalls)
+MODULES = (
+    carrying,
+    reactions,
+    telling,
+    pins,
+    regions,
+    trap,
+    calls,
+    SAMPLER,
+    loop,
+    turns,
+    following,
+    lwp,
+    pool,
+    home,
+    affinity,
+    upcalls,
+)
 
 type Place = tuple[types.CodeType, int]
 

@@ -1,9 +1,9 @@
 """Scenes of the protocol: a loop of the test's own, whose steps leave and come back by the real protocol.
 
 :class:`Loop` is what ``carrying.py`` sees of an event loop (``face.Face``): a queue, timers, a self-pipe, and a batch
-run as ``loop.py`` runs it.  It also watches: that one thread at a time runs Python of a step, and holds the loop for it
-(rule 1, rule 2), that each step is run once and to its end (rule 7), and that nobody waits longer than the bounds allow
-(rule 3, rule 4).
+run as ``turns.py`` runs it.  It also watches: that one thread at a time runs Python of a step, and holds the loop for
+it (rule 1, rule 2), that each step is run once and to its end (rule 7), and that nobody waits longer than the bounds
+allow (rule 3, rule 4).
 
 A scene sets up steps, and threads that are none of the loop's; the loop is run until all steps are over, or one has
 stopped it, and closed.  Nothing in a scene waits for time to pass but where time is what it is about.

@@ -6,15 +6,18 @@ All that the engines have in common is in the other files, which ``pytest --engi
 from __future__ import annotations
 
 import _thread
+import ast
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
 import os
 import random
 import signal
 import socket
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Coroutine
 from time import monotonic
@@ -47,6 +50,17 @@ def in_thread[T](function: Callable[[], T]) -> T:
 def run_uv(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
     """Run a coroutine on uvloop."""
     return hybridexec.run(main, engine="uvloop", **options)
+
+
+def names_of(classes: list[type]) -> set[str]:
+    """What classes define, and what their ``__init__`` sets."""
+    names = set().union(*map(vars, classes))
+    for made in [vars(cls)["__init__"] for cls in classes if inspect.isfunction(vars(cls).get("__init__"))]:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(made)))
+        names |= {
+            node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and type(node.ctx) is ast.Store
+        }
+    return names
 
 
 async def feed(protocol: Callable[[], asyncio.Protocol]) -> None:
@@ -91,6 +105,19 @@ def made() -> str:
     loop = hybridexec.new_event_loop()
     loop.close()
     return engine_of(loop)
+
+
+@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+def test_what_is_private_to_the_loop_hides_nothing_of_its_engine(engine: str) -> None:
+    loop = hybridexec.new_event_loop(engine=engine)
+    loop.close()
+    classes = type(loop).__mro__
+    border = next(place for place, cls in enumerate(classes) if cls.__module__.startswith("hybridexec.engines."))
+    ours, theirs = names_of([*classes[:border]]), names_of([*classes[border:]])
+    assert {"_run_batch", "_carrying", "_failure"} <= ours
+    assert "_ready" in theirs
+    hidden = {name for name in ours & theirs if name.startswith("_") and not name.startswith("__")}
+    assert hidden == {"_process_self_data"}  # which calls its
 
 
 def test_auto_depends_on_the_thread(no_choice: None) -> None:

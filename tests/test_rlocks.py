@@ -328,13 +328,13 @@ def test_it_is_not_kept_alive() -> None:
         lock: Any = threading.RLock()
         lock.acquire()
         await asyncio.sleep(0)
-        assert running_loop()._rlocks.held
+        assert running_loop()._affinity.rlocks.held
         gone = weakref.ref(lock)
         del lock
         async with elsewhere():
             gc.collect()
             assert gone() is None
-        assert not running_loop()._rlocks.held
+        assert not running_loop()._affinity.rlocks.held
 
     hybridexec.run(main())
 

@@ -14,6 +14,8 @@ from ..config import PREFIX, Config
 from ..identity import on_main_thread
 from .selector import SelectorEngine  # now: the command line puts stand-ins in the place of what it is derived from
 
+_classes: dict[tuple[type, type], type] = {}
+
 
 def asked_for(config: object, options: Mapping[str, Any]) -> Any:
     """Which engine is asked for: in code, or else by the environment.  Whether it is a name at all is not looked at."""
@@ -39,6 +41,17 @@ def engine(name: Any) -> type[Engine]:
             raise RuntimeError(_advice()) from exc
         return module.UvEngine  # type: ignore[no-any-return]
     return SelectorEngine
+
+
+def laid_over(cls: type, engine: type[Engine]) -> type:
+    """A class of loops over an engine.  It bears the class's name: to a program it is that class."""
+    if issubclass(cls, engine):
+        return cls
+    made = _classes.get((cls, engine))
+    if made is None:
+        about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        made = _classes.setdefault((cls, engine), type(cls.__name__, (cls, engine), about))
+    return made
 
 
 def _off_main_thread() -> bool:

@@ -1,0 +1,144 @@
+"""Following: what belongs to the loop, and goes with it from thread to thread.
+
+The protocol tells what becomes of the loop (``face.py``), and each of the parts does its own about it; this file has
+their order, and what is too small for a file: the current task, the running loop, the hooks of async generators.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from asyncio import constants, events
+from typing import TYPE_CHECKING, Any
+
+from . import children, detector, rlocks, thread_locals
+from .identity import get_ident
+from .lwp import LWP
+from .tracers import Tracers
+from .transports import Conversations
+from .upcalls import logger
+
+if TYPE_CHECKING:
+    from .base import Engine
+    from .carrying import Carrying
+    from .reactions import Reactions
+
+# Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
+# the thread, and stays with it.
+_current_tasks: dict[Any, Any] | None = None
+if sys.version_info < (3, 14):
+    _current_tasks = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+
+
+class Following:
+    """What follows one loop.
+
+    Args:
+        loop: the loop.
+        carrying: who carries it.
+        reactions: what it does about blocks; they see the calls that change something here.
+
+    Attributes:
+        conversations: whose steps wait for one that blocks.
+        rlocks: the RLocks that are the loop's.
+        values: the home's thread-locals; None where they cannot be shared.
+    """
+
+    def __init__(self, loop: Engine, carrying: Carrying, reactions: Reactions) -> None:
+        self._loop = loop
+        self._carrying = carrying
+        self._attributes = reactions.attributes
+        self._connections = reactions.connections
+        self._tracers = Tracers()
+        self.conversations = Conversations()
+        self.rlocks = reactions.affinity.rlocks
+        self.values: thread_locals.Values | None = None
+
+    # ---------------------------------------------------------------- what the protocol asks (face.Face)
+
+    def taken(self, lwp: LWP) -> None:
+        """The LWP holds the loop."""
+        self._loop._thread_id = lwp.identity
+        if lwp.wardrobe.worn is not self.values and lwp.handle is None:
+            self.dress(lwp)
+        if self.rlocks.held:
+            self.rlocks.follow(lwp.ident)
+            lwp.affine = lwp.alert = True
+        detector.sampler.look()
+
+    def gives(self, lwp: LWP) -> None:
+        """The LWP is about to give the loop up."""
+        self._tracers.given(lwp)
+
+    def follow(self, lwp: LWP) -> None:
+        """The LWP has the loop from another one, or may have."""
+        refused = self._attributes.taken(lwp)
+        if refused is not None:  # said in a step: the mutex is held
+            self._loop.call_soon(logger.error, "an LWP cannot have the loop's affinity and priority: %s", refused)
+        self._tracers.taken(lwp)
+
+    def left(self, lwp: LWP) -> None:
+        """The LWP's step is without the loop."""
+        self.conversations.left(lwp)
+        if _current_tasks is not None:
+            lwp.task = _current_tasks.pop(self._loop, None)
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.left(self.values)
+        if self.rlocks.held:
+            self.rlocks.follow(rlocks.NOBODY)
+
+    def returned(self, lwp: LWP) -> None:
+        """The LWP's step has the loop again."""
+        self.conversations.returned(lwp)
+        if _current_tasks is not None and lwp.task is not None:
+            _current_tasks[self._loop] = lwp.task
+            lwp.task = None
+        if thread_locals.IN_DICTIONARY:
+            lwp.wardrobe.join()
+            lwp.wardrobe.returned(self.values)
+            if self._carrying.home is None:  # it drains, and the thread that was its home may run another loop
+                lwp.wardrobe.part()
+                events._set_running_loop(self._loop)
+
+    def retires(self, lwp: LWP) -> None:
+        """The LWP is about to end."""
+        self.rlocks.retires(lwp.ident)
+        lwp.children = children.living()
+
+    def started(self, lwp: LWP) -> None:
+        """Make the calling thread ready to run the loop's code."""
+        loop = self._loop
+        self._connections.made_by(lwp.ident)
+        self._tracers.started(lwp)
+        events._set_running_loop(loop)
+        sys.set_asyncgen_hooks(firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook)
+
+    # ---------------------------------------------------------------- what the loop asks
+
+    def settle(self, home: LWP) -> None:
+        """The calling thread is the home, and its thread-locals are the loop's."""
+        values = thread_locals.of_this_thread()
+        if values is None or self.values is None or not values.are(self.values):
+            self.values = values
+        self._loop._thread_id = home.identity = get_ident()
+
+    def dress(self, lwp: LWP) -> None:
+        """Give an LWP that is between two steps the home's thread-locals, and its identity, unless it has them."""
+        if lwp is not self._carrying.home and lwp.wardrobe.worn is not self.values:
+            lwp.wardrobe.wear(self.values)
+            self._loop._thread_id = lwp.identity = get_ident()
+
+    def forget_task(self) -> None:
+        """A step that could not take back that its task is the current one is over."""
+        if _current_tasks is not None:
+            _current_tasks.pop(self._loop, None)
+
+
+def track(lwp: LWP, enabled: bool) -> None:
+    """Keep or do not keep where coroutines come from: a property of the thread, for debug mode."""
+    if enabled and lwp.tracking is None:
+        lwp.tracking = sys.get_coroutine_origin_tracking_depth()
+        sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
+    elif not enabled and lwp.tracking is not None:
+        sys.set_coroutine_origin_tracking_depth(lwp.tracking)
+        lwp.tracking = None

@@ -1,0 +1,296 @@
+"""Turns: how a loop runs what is ready.
+
+A *turn* is what asyncio calls ``_run_once``, less the poll: events and due timers are handled, then the *batch* is run,
+which is what was ready by then.  A batch may be under way on several LWPs one after the other: the steps that are left
+are counted in one place, and who takes the loop goes on with them.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import heapq
+import math
+from asyncio import Handle, base_events, events
+from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
+from asyncio.format_helpers import _format_callback_source
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .base import Engine
+from .engines.handles import FdHandle, FdState, Step
+from .following import Following, track
+from .lwp import LWP, Region
+
+if TYPE_CHECKING:
+    from .affinity import Affinity
+    from .engines.selector import SelectorEngine as _Engine  # to a type checker it is over some engine always
+    from .reactions import Reactions
+else:
+    _Engine = Engine
+
+# When to sweep out cancelled timers.  A server cancels the oldest ones all the time (keep-alive), and to take these off
+# the heap one by one costs more than to make it anew: so this is sooner than asyncio does.
+_MIN_CANCELLED_TIMERS = 30
+_CANCELLED_FRACTION = 0.25
+_MAX_TIMEOUT = 24 * 3600.0
+
+
+class Turns(_Engine):
+    """The part of ``HybridLoop`` that runs steps: a class under it and no object of its own, being the hot path."""
+
+    if TYPE_CHECKING:
+        _affinity: Affinity
+        _reactions: Reactions
+        _following: Following
+
+        def _put_off(self, exc: BaseException) -> None: ...
+        def _fail(self, exc: BaseException) -> None: ...
+
+    def __init__(self) -> None:
+        self._batch: Any = iter(range(0))  # a number for each step that is still to be run before the next poll
+        self._deferred: list[Handle] = []  # steps that have to wait for one that blocks
+        super().__init__()
+
+    def timeout(self) -> float | None:
+        """Sweep cancelled timers, and say how long the poll may last."""
+        scheduled = self._scheduled
+        count = len(scheduled)
+        if count > _MIN_CANCELLED_TIMERS and self._timer_cancelled_count / count > _CANCELLED_FRACTION:
+            kept = []
+            for handle in scheduled:
+                if handle._cancelled:
+                    handle._scheduled = False
+                else:
+                    kept.append(handle)
+            heapq.heapify(kept)
+            self._scheduled = scheduled = kept
+            self._timer_cancelled_count = 0
+        else:
+            while scheduled and scheduled[0]._cancelled:
+                self._timer_cancelled_count -= 1
+                heapq.heappop(scheduled)._scheduled = False
+        if self._ready or (self._stopping and self._carrying.can_stop()):
+            return 0
+        if scheduled:
+            return float(min(max(scheduled[0]._when - self.time(), 0), _MAX_TIMEOUT))
+        return None
+
+    def turn(self, lwp: LWP, event_list: Any) -> bool:
+        """Handle events and due timers, then run what was ready by then."""
+        if event_list:
+            self.dispatch(event_list)
+            event_list = None  # break cycles, as asyncio does
+        scheduled = self._scheduled
+        ready = self._ready
+        if scheduled:
+            end_time = self.time() + self._clock_resolution
+            while scheduled and scheduled[0]._when < end_time:
+                handle = heapq.heappop(scheduled)
+                handle._scheduled = False
+                ready.append(handle)
+        if lwp.kept:
+            ready.extendleft(reversed(lwp.kept))
+            lwp.kept.clear()
+        try:
+            return self._run_batch(lwp)
+        except BaseException as exc:  # asyncio raises it out of run_forever(), and so does the home
+            if lwp is self._carrying.home or self._carrying.is_forked():
+                raise
+            lwp.handle = None
+            self._fail(exc)
+            return True
+
+    def _run_batch(self, lwp: LWP) -> bool:
+        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+        ready: collections.deque[Any] = self._ready
+        carrying = self._carrying
+        if not carrying.amid:
+            self._batch = iter(range(len(ready)))
+        batch = self._batch
+        # None of these changes during a batch but by a step that ends it, or raises the alert.
+        careful = self._careful()
+        debug = self._debug
+        if debug is not (lwp.tracking is not None):
+            track(lwp, debug)
+        step: Any = Step
+        plain: Any = Handle
+        of_fd: Any = FdHandle
+        idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
+        for _ in batch:
+            handle = ready.popleft()
+            if handle._cancelled:
+                continue
+            if careful and not self._may_run(lwp, handle):
+                continue
+            lwp.handle = handle
+            try:
+                if debug:
+                    self._run_debug(handle)
+                elif (kind := handle.__class__) is step or kind is plain:
+                    # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
+                    handle._context.run(handle._callback, *handle._args)
+                elif kind is of_fd:  # it has its turn: now it is to be called again if its descriptor is ready
+                    if handle.state is taken_out:
+                        self.put_back(handle)
+                    handle.state = idle
+                    handle._context.run(handle._callback, *handle._args)
+                else:
+                    handle._run()
+            except (SystemExit, KeyboardInterrupt):
+                self._hold(lwp)
+                raise
+            except BaseException as exc:
+                if not self._hold(lwp):
+                    self._report(handle, exc)
+            # Whoever keeps a traceback of the step keeps this frame, too: it is not to keep the step.
+            handle = None
+            if lwp.alert:
+                if self._after_step(lwp):
+                    # The loop has moved meanwhile: this may be another batch by now.
+                    return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
+                careful = self._careful()
+            if carrying.due is not None and monotonic() >= carrying.due:
+                lwp.handle = None
+                if not carrying.boundary(lwp):
+                    return False
+        carrying.amid = False
+        lwp.handle = handle = None
+        return True
+
+    def _careful(self) -> bool:
+        """Whether a step has to be looked at before it is run."""
+        return bool(self._carrying.detached) or bool(self._affinity.bound) or self._reactions.preempt is not None
+
+    def _may_run(self, lwp: LWP, handle: Any) -> bool:
+        """Whether a step may run now, on this LWP; if not, it has been put where it belongs."""
+        if self._affinity.bound and not self._affinity.may_run(lwp, handle):
+            return False
+        if self._carrying.detached and (self._following.conversations.concerns(handle) or _entered(handle._context)):
+            # A step that is without the loop: this one is run when that one is over.
+            self._deferred.append(handle)
+            return False
+        if self._reactions.preempt is not None:
+            lwp.began = monotonic()
+        return True
+
+    def unfinished(self) -> bool:
+        """Whether steps of a batch are still to be run."""
+        return bool(self._batch.__length_hint__())
+
+    def has_work(self) -> bool:
+        """Whether something is ready to run."""
+        return bool(self._ready) or self._stopping
+
+    def has_input(self) -> bool:
+        """Whether a timer is due, or a file descriptor is registered that may have become ready."""
+        return self.next_timer() <= self.time() or super().has_input()
+
+    def next_timer(self) -> float:
+        """When the earliest timer is due, in the loop's time."""
+        try:
+            return float(self._scheduled[0]._when)
+        except IndexError:
+            return math.inf
+
+    def until(self, deadline: float) -> float | None:
+        """The timeout of a poll that lasts until ``deadline``."""
+        return None if deadline == math.inf else min(max(deadline - self.time(), 0.0), _MAX_TIMEOUT)
+
+    def poke(self) -> None:
+        """End somebody's poll."""
+        self._write_to_self()
+
+    def stopping(self) -> bool:
+        """Whether the loop shall stop."""
+        return self._stopping
+
+    def left(self, lwp: LWP) -> None:
+        """The LWP's step is without the loop."""
+        handle = lwp.handle
+        if handle.__class__ is FdHandle:
+            handle.left()
+        self._following.left(lwp)
+
+    def returned(self, lwp: LWP) -> None:
+        """The LWP's step has the loop again: those that have waited for it are next."""
+        self._following.returned(lwp)
+        if self._deferred:
+            self._ready.extendleft(reversed(self._deferred))
+            self._deferred.clear()
+
+    # ---------------------------------------------------------------- the end of a step
+
+    def _hold(self, lwp: LWP) -> bool:
+        """A step is over: hold the loop, if it blocked and did not come back by itself.
+
+        Returns:
+            Whether it has ended inside of ``blocking()``, which it was told of.
+        """
+        unfinished = False
+        if self._carrying.holder is not lwp or lwp.region or lwp.trap is not None:
+            region = lwp.region
+            unfinished = region is not None
+            if region is Region.AWAY:
+                events._set_running_loop(self)
+            self._reactions.step_over(lwp)
+            if unfinished:
+                if region is Region.AWAY:  # asyncio has found no running loop there
+                    self._following.forget_task()
+                self.call_exception_handler({"message": "an await inside of hybridexec.blocking() has ended it"})
+        handle = lwp.handle
+        if handle.__class__ is FdHandle and handle.state is not FdState.IDLE:
+            self.put_back(handle)
+        if lwp.interrupt is not None and lwp is not self._carrying.home:
+            interrupt, lwp.interrupt = lwp.interrupt, None
+            self._put_off(interrupt)  # it was passed on to this step, which has raised something else
+        return unfinished
+
+    def _after_step(self, lwp: LWP) -> bool:
+        """The step was without the loop, or may have bound its user thread to the LWP.
+
+        Returns:
+            Whether the loop has been elsewhere; now the LWP holds it again.
+        """
+        self._hold(lwp)
+        moved = lwp.moved
+        lwp.alert = lwp.moved = False
+        if lwp.affine:
+            self._affinity.after_step(lwp)
+        if moved:
+            lwp.handle = None
+            self._following.dress(lwp)  # the step may be of an earlier run, with another home
+        return moved
+
+    def _report(self, handle: Any, exc: BaseException) -> None:
+        """As ``Handle._run`` does."""
+        text = _format_callback_source(handle._callback, handle._args)
+        context = {"message": f"Exception in callback {text}", "exception": exc, "handle": handle}
+        if handle._source_traceback:
+            context["source_traceback"] = handle._source_traceback
+        self.call_exception_handler(context)
+
+    def _run_debug(self, handle: Any) -> None:
+        plain: Any = Handle
+        started = self.time()
+        self._current_handle = handle
+        try:
+            if handle.__class__ is plain:
+                handle._context.run(handle._callback, *handle._args)
+            else:
+                handle._run()
+        finally:
+            self._current_handle = None
+            lasted = self.time() - started
+            if lasted >= self.slow_callback_duration:
+                base_events.logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)  # type: ignore[attr-defined]
+            del handle  # a traceback may keep this frame
+
+
+def _entered(context: contextvars.Context) -> bool:
+    """Whether a context is entered: nobody else can enter it meanwhile."""
+    try:
+        context.run(bool)
+    except RuntimeError:
+        return True
+    return False
