@@ -76,7 +76,8 @@ def living() -> list[int]:
     Where the system does not tell there are none: only on Linux is there something that depends on it.
     """
     try:
-        with open(CHILDREN, "rb") as file:
+        # Unbuffered: tools for tests (blockbuster) have a buffered read raise where a loop runs.
+        with open(CHILDREN, "rb", buffering=0) as file:
             numbers = [int(number) for number in file.read().split()]
     except OSError:
         return []

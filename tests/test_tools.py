@@ -25,6 +25,7 @@ from typing import Any
 
 import coverage
 import pytest
+from blockbuster import BlockingError, blockbuster_ctx
 from helpers import LIBC, Scene, Witness, fresh, pipe, play, play_strictly, run_script, start, thread_name
 
 import hybridexec
@@ -549,3 +550,26 @@ def test_the_interpreters_own_dump_shows_where_each_lwp_is() -> None:
     assert "in looks_at_threads" in spare
     assert ("hybridexec-lwp-" in spare) is (sys.version_info >= (3, 14))
     assert "most recent call first" in spare
+
+
+# ---------------------------------------------------------------- tools that forbid blocking calls
+
+
+def test_a_tool_that_forbids_blocking_calls_forbids_the_steps_alone() -> None:
+    """It puts functions that raise in the place of methods by which LWPs sleep, and end."""
+
+    async def blocks() -> None:
+        with pipe() as (reader, writer):
+            asyncio.get_running_loop().call_soon(LIBC.write, writer, b"x", 1)
+            LIBC.read(reader, b" ", 1)  # which it does not know
+
+    async def main() -> None:
+        await asyncio.gather(*(fresh(blocks)() for _ in range(4)))
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        with pytest.raises(BlockingError):
+            lock.acquire()
+
+    with blockbuster_ctx():
+        hybridexec.run(main())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("hybridexec-lwp")]
