@@ -593,3 +593,21 @@ def test_what_the_last_step_closes_is_closed_when_run_returns() -> None:
     with peer, contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
         loop.run_until_complete(main())
         assert peer.recv(1) == b""
+
+
+def test_what_a_step_aborts_is_closed_before_the_steps_that_follow() -> None:
+    """uvloop schedules that for itself, and does it in a poll: there is one, however short a time ago the last was."""
+
+    async def main() -> list[int]:
+        numbers = []
+        for _ in range(20):
+            ours, theirs = socket.socketpair()
+            transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+            sock = transport.get_extra_info("socket")
+            with theirs:
+                transport.abort()
+                await asyncio.sleep(0)
+                numbers.append(sock.fileno())
+        return numbers
+
+    assert run_uv(main()) == [-1] * 20

@@ -31,6 +31,7 @@ import asyncio
 import collections
 import contextlib
 import functools
+import gc
 import heapq
 import math
 import signal
@@ -57,8 +58,8 @@ _Base: Any = BaseEventLoop
 _SelectorBase: Any = BaseSelectorEventLoop
 
 POLL_PAUSE = 0.0005
-"""Seconds after a poll during which there is no other one while there is work: on the main thread each poll, even if it
-takes no time, costs some 30 microseconds."""
+"""Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
+thread each poll, even if it takes no time, costs some 30 microseconds."""
 
 _set_running_loop = events._set_running_loop
 _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
@@ -102,6 +103,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._run_poll = super().run_forever
         self._end_poll = super().stop
         super().__init__()
+        self._own = _own_queue(self, super().call_soon)
         self._ssock, self._csock = socket.socketpair()
         self._ssock.setblocking(False)
         self._csock.setblocking(False)
@@ -117,7 +119,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def select(self, timeout: float | None) -> None:
         """Poll.  What is found is handled on the way, or is in the queue afterwards."""
-        if timeout == 0 and self._ready and monotonic() < self._poll_due:
+        if timeout == 0 and self._ready and not self._own and monotonic() < self._poll_due:
             return
         lwp = self._carrying.holder
         assert lwp is not None
@@ -435,6 +437,21 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             return self._ssock.recv(4096)
         except BlockingIOError:
             return b""
+
+
+def _own_queue(loop: Loop, call_soon: Callable[[Callable[[], object]], asyncio.Handle]) -> collections.deque[Any]:
+    """What uvloop has scheduled for itself.  It shows that to nobody but the garbage collector.
+
+    A transport that is aborted is closed from there, for example.  That has its place in the order of things: before
+    the steps that become ready afterwards.
+    """
+    handle = call_soon(int)
+    for each in gc.get_referents(loop):
+        if type(each) is collections.deque and handle in each:
+            each.remove(handle)
+            return each
+    handle.cancel()
+    return collections.deque((None,))  # unknown: so there may always be something
 
 
 UvEngine.callers = (UvEngine.select.__code__,)
