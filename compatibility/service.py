@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 APPS = Path(__file__).parent / "apps"
 BAD = re.compile(r"warning|traceback|exception|error|task was destroyed|never awaited", re.IGNORECASE)
 """What a service that is well does not say."""
 
-LIMIT = 60.0
+LIMIT = 40.0
 """Seconds that a service may take to start, or to end."""
 
 
@@ -112,6 +113,16 @@ class Service:
             if time.monotonic() > until or self.process.poll() is not None:
                 pytest.fail(f"the service does not say {text!r}:\n{self.said()}")
             time.sleep(0.02)
+
+    def wait_until_it_refuses(self) -> None:
+        """Until it listens no more, and so is about to end."""
+        until = time.monotonic() + LIMIT
+        with contextlib.suppress(ConnectionRefusedError):
+            while True:
+                with socket.create_connection(("127.0.0.1", self.port), LIMIT):
+                    time.sleep(0.02)
+                if time.monotonic() > until:
+                    pytest.fail(f"the service goes on listening:\n{self.said()}")
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal: Ctrl-C to all of its processes, as a terminal does, and any other to the first one alone."""
@@ -234,3 +245,18 @@ def begin[T](*functions: Callable[[], T]) -> Callable[[], list[T]]:
 def together[T](*functions: Callable[[], T]) -> list[T]:
     """Call functions at once, each in a thread of its own.  Returns what they return; raises what one raises."""
     return begin(*functions)()
+
+
+def websockets_wait(service: Service) -> None:
+    """Have websockets' handlers of ``bare.py`` block until another's releases them."""
+    with contextlib.ExitStack() as stack:
+        url = f"ws://127.0.0.1:{service.port}/"
+        *takers, putter = (stack.enter_context(connect(url)) for _ in range(5))
+        for taker in takers:
+            taker.send("take")
+        for _ in takers:
+            putter.send("put word")
+            assert putter.recv(LIMIT) == "put"
+        assert [taker.recv(LIMIT) for taker in takers] == ["word"] * 4
+        putter.send("call")
+        assert putter.recv(LIMIT) == "inner"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 
 import pytest
 from websockets.sync.client import connect
 
-from compatibility.service import LIMIT, Backend, begin, get, serving, together
+from compatibility.service import Backend, begin, get, serving, together, websockets_wait
 
 LOOP = ["--port", "{port}", "--loop", "hybridexec:new_event_loop"]
 UVICORN = ["-m", "uvicorn", *LOOP]
@@ -40,25 +39,15 @@ def test_streams_block_between_two_parts(engine: str) -> None:
 @pytest.mark.compatibility("uvicorn", "websockets (by `websockets` and by `wsproto`) whose handlers block", needs=NEEDS)
 @pytest.mark.parametrize("ws", ["websockets-sansio", "wsproto"])
 def test_websockets_block(engine: str, backend: Backend, ws: str) -> None:
-    with contextlib.ExitStack() as stack:
-        service = stack.enter_context(serving([*UVICORN, "--ws", ws, "bare:app"], engine=engine, backend=backend))
-        url = f"ws://127.0.0.1:{service.port}/"
-        takers = [stack.enter_context(connect(url)) for _ in range(4)]
-        for taker in takers:
-            taker.send("take")  # all of them are blocked now, or will be
-        putter = stack.enter_context(connect(url))
-        for _ in takers:
-            putter.send("put word")
-            assert putter.recv(LIMIT) == "put"
-        assert [taker.recv(LIMIT) for taker in takers] == ["word"] * 4
-        putter.send("call")
-        assert putter.recv(LIMIT) == "inner"
-        takers[0].send("backend")
-        backend.wait_for(1)
-        service.send(signal.SIGTERM)  # with five that are open, and one that is blocked
-        service.wait_until_it_says("Shutting down")
-        backend.answer("too late")
-        service.stop_well(None, status=TERMINATED)
+    with serving([*UVICORN, "--ws", ws, "bare:app"], engine=engine, backend=backend) as service:
+        websockets_wait(service)
+        with connect(f"ws://127.0.0.1:{service.port}/") as asking, connect(f"ws://127.0.0.1:{service.port}/"):
+            asking.send("backend")
+            backend.wait_for(1)
+            service.send(signal.SIGTERM)  # with one that is blocked, and one that is open
+            service.wait_until_it_says("Shutting down")
+            backend.answer("too late")
+            service.stop_well(None, status=TERMINATED)
 
 
 @pytest.mark.compatibility("uvicorn", "SIGTERM and Ctrl-C while handlers are blocked; they still answer", needs=NEEDS)
