@@ -129,6 +129,7 @@ class Protocol:
                 RLock=lambda: RLock(self._machine),
                 allocate_lock=lambda: Lock(self._machine),
             ),
+            "_acquire": Lock.acquire,
             "os_ident": lambda: self._machine.current.ident,
             "os_thread": lambda: self._machine.current,
             "threading": types.SimpleNamespace(
