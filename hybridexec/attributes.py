@@ -3,7 +3,9 @@
 CPU affinity, niceness (on Linux that of a thread, whatever POSIX says) and the signal mask belong to an OS thread, and
 a new one has them from the thread that starts it.  So a spare that is started later has what a step has asked for, and
 what is left is the spares that there are already: the detector sees the call, its outcome is noted, and an LWP that
-takes the loop for the first time since then is given the same.
+takes the loop for the first time since then is given the same.  CPython itself keeps one such thing for each thread,
+which a new one does not inherit: the depth to which it notes where coroutines come from.  In debug mode that depth is
+the loop's own business.
 
 What C code sets by itself (``prctl``, ``psutil``) is not seen.
 """
@@ -20,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class Values(NamedTuple):
-    """What a thread has; None is what the system does not have, or has for processes only."""
+    """What a thread has; None is what there is not, or for processes only; and the depth that no step has set."""
 
     affinity: set[int] | None
     priority: int | None
     mask: set[int | signal.Signals] | None
+    depth: int | None
 
 
 class Attributes:
@@ -35,7 +38,11 @@ class Attributes:
 
     def changed(self, lwp: LWP) -> None:
         """A step has asked for something, on the calling thread."""
-        self._values = lwp.attributes = _own()
+        known = self._values
+        depth = None if known is None else known.depth
+        if lwp.tracking is None:
+            depth = sys.get_coroutine_origin_tracking_depth()
+        self._values = lwp.attributes = _own(depth)
 
     def taken(self, lwp: LWP) -> OSError | None:
         """The calling thread, an LWP, holds the loop.  Returns what the system says if it refuses: what was allowed
@@ -45,7 +52,9 @@ class Attributes:
             return None
         lwp.attributes = wanted
         try:
-            mine = _own()
+            if wanted.depth is not None and lwp.tracking is None:
+                sys.set_coroutine_origin_tracking_depth(wanted.depth)
+            mine = _own(None)
             if wanted.mask is not None and wanted.mask != mine.mask:
                 signal.pthread_sigmask(signal.SIG_SETMASK, wanted.mask)
             if wanted.affinity is not None and wanted.affinity != mine.affinity:
@@ -57,9 +66,10 @@ class Attributes:
         return None
 
 
-def _own() -> Values:
+def _own(depth: int | None) -> Values:
     return Values(
         os.sched_getaffinity(0) if sys.platform == "linux" else None,
         os.getpriority(os.PRIO_PROCESS, 0) if sys.platform == "linux" else None,
         signal.pthread_sigmask(signal.SIG_BLOCK, ()) if sys.platform != "win32" else None,
+        depth,
     )

@@ -39,6 +39,10 @@ def _set_priority() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 1)
 
 
+def _note_origins() -> None:
+    sys.set_coroutine_origin_tracking_depth(sys.get_coroutine_origin_tracking_depth() + 3)
+
+
 def _priority() -> int:
     return os.getpriority(os.PRIO_PROCESS, 0)
 
@@ -48,6 +52,7 @@ ASKS: list[tuple[Callable[[], None], Callable[[], Any]]] = [
     (_block, _mask),
     (_nice, _priority),
     (_set_priority, _priority),
+    (_note_origins, sys.get_coroutine_origin_tracking_depth),
 ]
 
 

@@ -337,3 +337,32 @@ def test_a_name_that_its_module_does_not_want_to_give_is_waited_for(
     finally:
         sys.modules.pop("lazy_driver", None)
     assert [upcall.callable for upcall in recorder.of(UpcallKind.BLOCKED)].count("time.sleep") == 2
+
+
+class Lazy:
+    """Stands for another object, which it makes when anything is asked of it, as lazy settings and proxies do."""
+
+    made = 0
+
+    def __getattribute__(self, name: str) -> Any:
+        return super().__getattribute__(name)  # a C method, bound to this object
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        type(self).made += 1
+        raise RuntimeError("too early")
+
+    def __call__(self) -> int:
+        return 7
+
+
+def test_an_object_that_stands_for_another_is_not_asked_what_it_is() -> None:
+    """Django's settings may not be asked before they are configured; and the detector looks at whatever is called."""
+    lazy = Lazy()
+    lazy_length = functools.partial(lazy)
+
+    async def main() -> list[int]:
+        return [lazy(), lazy.__call__(), lazy_length()]
+
+    assert hybridexec.run(main()) == [7, 7, 7]
+    assert Lazy.made == 0

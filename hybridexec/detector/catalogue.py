@@ -158,8 +158,9 @@ _OF_SQLITE: list[tuple[Any, tuple[str, ...]]] = [
 _OF_THREAD: list[tuple[Any, tuple[str, ...]]] = [
     (os, ("sched_setaffinity", "setpriority", "nice")),
     (_signal, ("pthread_sigmask",)),
+    (sys, ("set_coroutine_origin_tracking_depth",)),
 ]
-"""Those that set something that the system keeps for the calling thread."""
+"""Those that set something that the system, or the interpreter, keeps for the calling thread."""
 
 _BY_NAME: dict[str, Callable[[Any, int], Verdict]] = {
     "_queue.SimpleQueue.get": _queue,
@@ -273,7 +274,8 @@ def see_through(callable: Any, argument: Any) -> tuple[Any, Any]:
     """What a bound C method is bound from, and to: ``recv = sock.recv`` is ``socket.recv`` with ``sock``."""
     if type(callable) in (types.BuiltinFunctionType, types.MethodWrapperType):
         owner = callable.__self__
-        if owner is not None and not isinstance(owner, types.ModuleType):
+        # Not isinstance(): of an object that stands for another (a lazy one) that runs its code.
+        if owner is not None and not issubclass(type(owner), types.ModuleType):
             for base in type(owner).__mro__:  # it may have come from super()
                 found = vars(base).get(callable.__name__)
                 if isinstance(found, types.MethodDescriptorType | types.WrapperDescriptorType):
@@ -283,11 +285,12 @@ def see_through(callable: Any, argument: Any) -> tuple[Any, Any]:
 
 def is_c(callable: Any) -> bool:
     """Whether a callable is implemented in C, so that its return is an event of its own."""
-    if isinstance(callable, _C_TYPES):
+    kind = type(callable)  # what it says of itself may be another's, and to ask runs its code
+    if issubclass(kind, _C_TYPES):
         return True
-    if isinstance(callable, types.FunctionType | types.MethodType | type):
+    if issubclass(kind, types.FunctionType | types.MethodType | type):
         return False
-    return not isinstance(vars(type(callable)).get("__call__"), types.FunctionType)
+    return not isinstance(vars(kind).get("__call__"), types.FunctionType)
 
 
 def name_of(callable: Any) -> str:
