@@ -41,6 +41,7 @@ class Results:
         self.needs: dict[tuple[str, str], str] = {}
         self._place: dict[tuple[str, str], int] = {}
         self.came_to: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        self.left_out: dict[tuple[str, str], str] = {}  # by row, why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
@@ -50,6 +51,8 @@ class Results:
             self.needs[row] = needs
             self._place[row] = min(place, self._place.get(row, place))
             said = "yes" if report.outcome == "passed" else "no" if report.outcome == "failed" else "-"
+            if report.outcome == "skipped":
+                self.left_out[row] = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
             for name in [engine] if engine else ENGINES:
                 if self.came_to[row].get(name) != "no":
                     self.came_to[row][name] = said
@@ -63,7 +66,8 @@ class Results:
         for library, what in sorted(self.came_to, key=lambda row: (row[0].lower(), self._place[row])):
             engines = self.came_to[library, what]
             columns = [library, _version(library), what, *(engines.get(e, "-") for e in ENGINES)]
-            lines.append(f"| {' | '.join(columns)} | {self.needs[library, what]} |")
+            needs = self.left_out.get((library, what)) or self.needs[library, what]
+            lines.append(f"| {' | '.join(columns)} | {needs} |")
         return "\n".join(lines) + "\n"
 
 
@@ -89,7 +93,7 @@ def differences(fresh: str, page: str) -> list[str]:
     new, old = _rows(fresh), _rows(page)
     said = [f"{'not' if row in new else 'no longer'} in the page: {' | '.join(row)}" for row in new.keys() ^ old.keys()]
     for row in new.keys() & old.keys():
-        if any(one not in ("-", other) for one, other in zip(new[row], old[row], strict=True)):
+        if new[row][:2] != ("-", "-") and any(one not in ("-", other) for one, other in zip(new[row], old[row], strict=True)):
             said.append(f"{' | '.join(row)}: {new[row]} instead of {old[row]}")
     return said
 

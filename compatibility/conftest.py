@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from compatibility.daemons import postgresql, redis_server
 from compatibility.service import Backend
 
 ENGINES = ("selector", "uvloop")
+__all__ = ["postgresql", "redis_server"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
