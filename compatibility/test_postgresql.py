@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import signal
-import urllib.request
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from compatibility.service import Service, serving, together
-
-UVICORN = ["-m", "uvicorn", "--port", "{port}", "--loop", "hybridexec:new_event_loop"]
-ENDED = {signal.SIGTERM: (0, -signal.SIGTERM), signal.SIGINT: (0, 130, -signal.SIGINT)}
-
-
-def get(service: Service, path: str) -> str:
-    with urllib.request.urlopen(f"{service.url}/{path}", timeout=60) as response:
-        body: str = response.read().decode()
-        return body
-
-
-def ask(service: Service, *paths: str) -> list[object]:
-    """The answers to requests that are made at once."""
-    return together(*[lambda path=path: get(service, path) for path in paths])
+from compatibility.drivers import ENDED, UVICORN, ask, get
+from compatibility.service import serving
 
 
 @pytest.fixture
@@ -83,3 +69,18 @@ def test_asyncpg(engine: str, database: psycopg.Connection, postgresql: str) -> 
         assert ask(service, *["copies"] * 3, "listens") == ["20100"] * 3 + ["it snows"]
         assert connections(database, "pooled") == 2
         service.stop_well(signal.SIGINT, status=ENDED[signal.SIGINT])
+
+
+@pytest.mark.compatibility(
+    "SQLAlchemy",
+    "sync sessions and a full pool in coroutines, beside the asyncio engine; scoped_session",
+    needs="`scoped_session(..., scopefunc=asyncio.current_task)`; "
+    "[a limit](limits.md#things-that-belong-to-a-thread) of the asyncio engine",
+)
+def test_sqlalchemy(engine: str, database: psycopg.Connection, postgresql: str) -> None:
+    with serving([*UVICORN, "on_sqlalchemy:app"], engine=engine, DATABASE=postgresql) as service:
+        answers = ask(service, "locks", *["waits"] * 5)
+        assert sorted(map(str, answers)) == ["11", "12", "13", "14", "15", "unlocked"]
+        assert ask(service, *[f"visits?who={n}" for n in range(10)]) == [f"{n} 1" for n in range(10)]
+        assert connections(database, "pooled") <= 4
+        service.stop_well(status=ENDED[signal.SIGTERM])
