@@ -168,6 +168,32 @@ def test_to_thread_releases_a_blocked_step(run: Where) -> None:
     run(body)
 
 
+@pytest.mark.engine("selector", reason="uvloop's own handles do not wait")
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="came with 3.14")
+def test_another_thread_that_cancels_a_call_waits_for_it_if_it_has_begun(run: Where) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        begun, order = threading.Event(), list[str]()
+        gate = threading.Event()
+
+        def callback() -> None:
+            begun.set()
+            gate.wait()
+            order.append("called")
+
+        def other() -> None:
+            handle = loop.call_soon_threadsafe(callback)
+            begun.wait()
+            loop.call_soon_threadsafe(gate.set)
+            handle.cancel()
+            order.append("cancelled")
+
+        await asyncio.to_thread(other)
+        assert order == ["called", "cancelled"]
+
+    run(body)
+
+
 def test_calls_from_other_threads(run: Where) -> None:
     async def body() -> None:
         loop = asyncio.get_running_loop()

@@ -70,6 +70,7 @@ class _Result(unittest.TestResult):
         self._limit = limit
         self._outcome = Outcome.PASSED
         self._why: list[str] = []
+        self._began = time.monotonic()  # in 3.12 a class that is skipped stops tests that it has not started
 
     def printErrors(self) -> None:  # what TextTestRunner asks for
         """They are told one by one."""

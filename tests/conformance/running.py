@@ -97,6 +97,7 @@ def _process(command: list[str], folder: str) -> tuple[int, str]:
     environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(
         command,
+        cwd=folder,  # some leave files behind
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
