@@ -19,9 +19,10 @@ import socket
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers import LIBC, Recorder, fresh, pipe, running_loop, start
@@ -611,3 +612,23 @@ def test_what_a_step_aborts_is_closed_before_the_steps_that_follow() -> None:
         return numbers
 
     assert run_uv(main()) == [-1] * 20
+
+
+@pytest.mark.parametrize("action", ["error", "always"])
+def test_what_is_open_is_closed_with_the_loop_though_a_warning_of_it_is_an_error(
+    action: Literal["error", "always"],
+) -> None:
+    """uvloop itself closes only what it can warn of, and waits for the rest."""
+    told: list[object] = []
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with theirs, contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
+        loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+        loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=ours))
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter(action)
+            loop.close()
+        assert theirs.recv(1) == b""
+    (each,) = told if action == "error" else [warning.message for warning in warned]
+    assert isinstance(each, ResourceWarning)
+    assert [warning.filename for warning in warned] == ([] if action == "error" else [__file__])

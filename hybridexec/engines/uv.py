@@ -34,10 +34,12 @@ import functools
 import gc
 import heapq
 import math
+import os
 import signal
 import socket
 import threading
 import time
+import warnings
 from asyncio import events, unix_events
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
@@ -56,6 +58,8 @@ from .handles import FdHandle, FdState, Step, Timer, made_by_caller, number_of
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
 _SelectorBase: Any = BaseSelectorEventLoop
+
+_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 POLL_PAUSE = 0.0005
 """Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
@@ -327,11 +331,19 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             executor.shutdown(wait=False)
         if self in _abandoned:
             return
-        super().close()
+        # A warning that is an error would keep uvloop from closing what it warns of: it would wait for that for ever.
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ResourceWarning)
+            super().close()
         self._ssock.close()
         self._csock.close()
         for sig in list(self._signal_handlers):
             self.remove_signal_handler(sig)
+        for warning in caught:
+            try:
+                warnings.warn(warning.message, source=warning.source, skip_file_prefixes=(_OWN,))
+            except Warning as exc:
+                self.call_exception_handler({"message": "A warning at the close of a loop", "exception": exc})
 
     def abandon(self) -> None:
         """libuv's epoll is shared with the parent, and closing the loop would take the parent's descriptors out of it:
