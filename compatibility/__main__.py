@@ -93,7 +93,9 @@ def differences(fresh: str, page: str) -> list[str]:
     new, old = _rows(fresh), _rows(page)
     said = [f"{'not' if row in new else 'no longer'} in the page: {' | '.join(row)}" for row in new.keys() ^ old.keys()]
     for row in new.keys() & old.keys():
-        if new[row][:2] != ("-", "-") and any(one not in ("-", other) for one, other in zip(new[row], old[row], strict=True)):
+        if new[row][:2] != ("-", "-") and any(
+            one not in ("-", other) for one, other in zip(new[row], old[row], strict=True)
+        ):
             said.append(f"{' | '.join(row)}: {new[row]} instead of {old[row]}")
     return said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import urllib.request
 
@@ -17,6 +18,6 @@ def get(service: Service, path: str) -> str:
         return body
 
 
-def ask(service: Service, *paths: str) -> list[object]:
+def ask(service: Service, *paths: str) -> list[str]:
     """The answers to requests that are made at once."""
-    return together(*[lambda path=path: get(service, path) for path in paths])
+    return together(*[functools.partial(get, service, path) for path in paths])

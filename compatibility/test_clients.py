@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import ssl
 import urllib.request
@@ -34,7 +35,7 @@ def service(engine: str, certificates: tuple[Path, Path]) -> Iterator[Service]:
         yield service
 
 
-def ask(service: Service, certificates: tuple[Path, Path], *paths: str) -> list[object]:
+def ask(service: Service, certificates: tuple[Path, Path], *paths: str) -> list[str]:
     """The answers to requests that are made at once."""
     trusting = ssl.create_default_context(cafile=certificates[1])
 
@@ -44,7 +45,7 @@ def ask(service: Service, certificates: tuple[Path, Path], *paths: str) -> list[
             body: str = response.read().decode()
             return body
 
-    return together(*[lambda path=path: get(path) for path in paths])
+    return together(*[functools.partial(get, path) for path in paths])
 
 
 @pytest.mark.compatibility("requests", "over TLS, from handlers to their own service; a session that handlers share")

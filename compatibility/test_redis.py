@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from compatibility.drivers import ENDED, UVICORN, ask, get
-from compatibility.service import LIMIT, serving, together
+from compatibility.service import serving, together
 
 
 @pytest.fixture
@@ -41,17 +41,16 @@ def test_blocking_commands(engine: str, store: redis.Redis, redis_server: str, n
         assert ask(service, "subscribes", "publishes") == ["it rains,end", "2"]
         assert connections(store, "shared") <= 6
 
-        def stops() -> None:
+        def stops() -> str:
             while not any(client["cmd"] == "blpop" for client in store.client_list()):
                 time.sleep(0.01)
             service.process.send_signal(number)
             while "Shutting down" not in service.said():
                 time.sleep(0.01)
-            store.rpush("last", "words")
+            return str(store.rpush("last", "words"))
 
         assert together(lambda: get(service, "pops?key=last"), stops)[0] == "words"
-        service.process.wait(LIMIT)
-        service.stop_well(status=ENDED[number])
+        service.stop_well(None, status=ENDED[number])
 
 
 @pytest.mark.compatibility("redis", "locks held over awaits and blocks; a blocking pool of one connection")
