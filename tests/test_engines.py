@@ -632,3 +632,50 @@ def test_what_is_open_is_closed_with_the_loop_though_a_warning_of_it_is_an_error
     (each,) = told if action == "error" else [warning.message for warning in warned]
     assert isinstance(each, ResourceWarning)
     assert [warning.filename for warning in warned] == ([] if action == "error" else [__file__])
+def test_what_the_last_step_has_sent_is_read_to_its_end_when_run_returns() -> None:
+    """uvloop polls three times between the last step and the end: one reads, one hears of the end, one closes."""
+    lost = []
+
+    class Small(asyncio.BufferedProtocol):
+        def get_buffer(self, sizehint: int) -> bytearray:
+            return bytearray(50)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            lost.append(exc)
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        await asyncio.get_running_loop().create_connection(Small, sock=ours)
+        with theirs:
+            theirs.send(b"x" * 51)
+
+    with contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
+        loop.run_until_complete(main())
+        assert lost == [None]
+
+
+def test_the_default_executor_s_threads_are_called_as_uvloop_calls_them() -> None:
+    async def main() -> str:
+        return await asyncio.to_thread(lambda: threading.current_thread().name)
+
+    assert run_uv(main()).startswith("uvloop")
+
+
+def test_a_handler_for_the_ends_of_children_is_refused() -> None:
+    """With one libuv would not hear any more that a child has ended."""
+
+    async def main() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, print)
+
+    with pytest.raises(RuntimeError, match="SIGCHLD"):
+        run_uv(main())
+
+
+@pytest.mark.parametrize(("name", "args"), [("sock_recv", (1,)), ("sock_sendall", (b"",)), ("sock_accept", ())])
+def test_debug_mode_refuses_a_socket_that_blocks(name: str, args: tuple[Any, ...]) -> None:
+    async def main() -> None:
+        with socket.socket() as sock:
+            await getattr(asyncio.get_running_loop(), name)(sock, *args)
+
+    with pytest.raises(ValueError, match="non-blocking"):
+        run_uv(main(), debug=True)

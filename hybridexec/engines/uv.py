@@ -44,6 +44,7 @@ from asyncio import events, unix_events
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,9 @@ _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 POLL_PAUSE = 0.0005
 """Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
 thread each poll, even if it takes no time, costs some 30 microseconds."""
+
+LAST_POLLS = 3
+"""How many polls follow the last step of a run."""
 
 _set_running_loop = events._set_running_loop
 _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
@@ -160,9 +164,11 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             self._poll_due = monotonic() + POLL_PAUSE
 
     def stopped(self) -> None:
-        """What the last steps have told uvloop to close and to write, it does in a poll: its own loop ends with one."""
-        self._poll_due = 0.0
-        self.select(0)
+        """What the last steps have told uvloop to close and to write, it does in polls: it polls three times itself
+        between a last step and the end (one that reads, one that hears of an end, one that closes)."""
+        for _ in range(LAST_POLLS):
+            self._poll_due = 0.0
+            self.select(0)
 
     def dispatch(self, found: Any) -> None:
         """There is nothing to dispatch."""
@@ -234,7 +240,6 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     is_closed = _Base.is_closed
     run_until_complete = _Base.run_until_complete
     get_task_factory = _Base.get_task_factory
-    run_in_executor = _Base.run_in_executor
     set_default_executor = _Base.set_default_executor
     shutdown_default_executor = _Base.shutdown_default_executor
     _check_default_executor = _Base._check_default_executor
@@ -306,6 +311,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
                 raise
             self._raised = exc
             self._end()
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
+        """As asyncio's; the default executor's threads are called as uvloop calls them."""
+        if executor is None and self._default_executor is None and not self._executor_shutdown_called:
+            self._default_executor = ThreadPoolExecutor(thread_name_prefix="uvloop")
+        return _Base.run_in_executor(self, executor, func, *args)
 
     def set_task_factory(self, factory: Any) -> None:
         """As asyncio's; uvloop's own way to make tasks, the fast one, is not for every factory."""
@@ -422,7 +433,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     # ---------------------------------------------------------------- signals
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
-        """As asyncio's."""
+        """As asyncio's, but for SIGCHLD: libuv has a handler for it, by which it hears of the ends of children."""
+        if sig == signal.SIGCHLD:
+            raise RuntimeError(
+                "cannot add a handler for SIGCHLD: on the engine 'uvloop' libuv has one, which learns by it that a "
+                "child has ended; engine='selector' allows it"
+            )
         _UnixLoop.add_signal_handler(self, sig, callback, *args)
         signal.signal(sig, self._signal_came)
         signal.siginterrupt(sig, False)
@@ -469,12 +485,20 @@ def _own_queue(loop: Loop, call_soon: Callable[[Callable[[], object]], asyncio.H
 UvEngine.callers = (UvEngine.select.__code__,)
 
 
+def _check_socket(sock: socket.socket, *_: Any, **__: Any) -> None:
+    if sock.gettimeout() != 0:
+        raise ValueError("the socket must be non-blocking")
+
+
 def _opening(name: str) -> Any:
     method = getattr(Loop, name)
+    of_socket = name.startswith("sock_")
 
     @functools.wraps(method)
     def opens(self: UvEngine, *args: Any, **kwargs: Any) -> Any:
         self._opened = True
+        if self._debug and of_socket:
+            _check_socket(*args, **kwargs)
         return method(self, *args, **kwargs)
 
     return opens
