@@ -123,8 +123,8 @@ class HybridLoop(Turns):
     def _announce(self) -> None:
         """Say once which loop runs: a server that has taken another one than it was told to does not."""
         self._announced = True
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
                 "%s at %#x runs: engine %s, mode %s, tool id %d of sys.monitoring",
                 type(self).__name__,
                 id(self),

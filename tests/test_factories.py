@@ -68,7 +68,7 @@ def test_raise_raises_in_the_blocking_step() -> None:
 def test_a_loop_says_what_it_is_when_it_first_runs(
     caplog: pytest.LogCaptureFixture, factory: Callable[[], HybridLoop], mode: str
 ) -> None:
-    caplog.set_level(logging.INFO, "hybridexec")
+    caplog.set_level(logging.DEBUG, "hybridexec")
     loop = factory()
     assert not caplog.records
     (tool,) = (number for number in range(6) if sys.monitoring.get_tool(number) == "hybridexec")
@@ -76,7 +76,7 @@ def test_a_loop_says_what_it_is_when_it_first_runs(
         loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     (record,) = caplog.records
-    assert (record.name, record.levelno) == ("hybridexec", logging.INFO)
+    assert (record.name, record.levelno) == ("hybridexec", logging.DEBUG)
     said = record.getMessage()
     assert said.startswith("HybridLoop at 0x")
     assert said.endswith(f"runs: engine {loop.engine_name}, mode {mode}, tool id {tool} of sys.monitoring")
