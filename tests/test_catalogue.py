@@ -111,6 +111,41 @@ def test_the_loop_leaves_what_a_library_blocks_on(make: Maker, tmp_path: Path) -
         assert set(scene.recorder.detections()) == {Detection.DECLARED}
 
 
+def test_a_tls_connection_that_does_not_block_keeps_the_loop() -> None:
+    """It computes without the GIL, and may not be used by another step meanwhile: a blocking one was left there."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def secured(stack: contextlib.ExitStack) -> tuple[ssl.SSLSocket, socket.socket]:
+        ours, theirs = map(stack.enter_context, socket.socketpair())
+        secure = context.wrap_socket(ours, server_side=True, do_handshake_on_connect=False)
+        return stack.enter_context(secure), theirs
+
+    async def main() -> None:
+        loop = running_loop()
+        with contextlib.ExitStack() as stack:
+            secure, theirs = secured(stack)
+
+            async def close() -> None:
+                while not loop.stats().lwps_blocked:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(loop.config.threshold)  # so that the site is taken for slow
+                theirs.close()
+
+            closing = asyncio.create_task(close())
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                secure.do_handshake()
+            await closing
+            secure, theirs = secured(stack)
+            secure.setblocking(False)
+            handoffs = loop.stats().handoffs
+            assert handoffs
+            with pytest.raises(ssl.SSLWantReadError):
+                secure.do_handshake()
+            assert loop.stats().handoffs == handoffs
+
+    hybridexec.run(main())
+
+
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")

@@ -193,6 +193,9 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         call.foreign, call.binds = entry.calls_back, entry.binds
         if entry.binds is Binds.SQLITE:
             call.waiting = []
+    if verdict is Verdict.COMPUTES:
+        call.stays, call.outer, lwp.call = True, lwp.call, call  # the sampler leaves it alone
+        return None
     call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
     lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
     return None

@@ -31,6 +31,7 @@ class Verdict(enum.Enum):
     """Whether a call will block, as far as its first argument tells."""
 
     NEVER = "never"
+    COMPUTES = "computes"  # without the GIL, so that it could be taken for a call that blocks
     MAYBE = "maybe"
     SURE = "sure"
 
@@ -126,6 +127,17 @@ def _sends(sock: Any, count: int) -> Verdict:
     return Verdict.NEVER if sock.gettimeout() == 0 else Verdict.MAYBE
 
 
+def _tls(connection: Any, count: int) -> Verdict:
+    # One that does not block may compute for long, in a handshake.  Programs go by that nothing else runs meanwhile:
+    # if anything did, it might call another method of the same connection, which OpenSSL does not stand.
+    return Verdict.COMPUTES if connection.owner.gettimeout() == 0 else Verdict.MAYBE
+
+
+def computes(argument: Any, count: int) -> Verdict:
+    """It does not block, but computes without the GIL."""
+    return Verdict.COMPUTES
+
+
 _BUILT_IN: list[tuple[Any, tuple[str, ...], Callable[[Any, int], Verdict]]] = [
     (time, ("sleep",), _sleep),
     (_thread.LockType, ("acquire", "acquire_lock", "__enter__"), _lock),
@@ -165,10 +177,10 @@ _OF_THREAD: list[tuple[Any, tuple[str, ...]]] = [
 _BY_NAME: dict[str, Callable[[Any, int], Verdict]] = {
     "_queue.SimpleQueue.get": _queue,
     "_thread._ThreadHandle.join": maybe,
-    "_ssl._SSLSocket.read": maybe,
-    "_ssl._SSLSocket.write": maybe,
-    "_ssl._SSLSocket.do_handshake": maybe,
-    "_ssl._SSLSocket.shutdown": maybe,
+    "_ssl._SSLSocket.read": _tls,
+    "_ssl._SSLSocket.write": _tls,
+    "_ssl._SSLSocket.do_handshake": _tls,
+    "_ssl._SSLSocket.shutdown": _tls,
     "fcntl.flock": maybe,
     "fcntl.lockf": maybe,
     "_multiprocessing.SemLock.acquire": maybe,
@@ -192,6 +204,9 @@ _DRIVERS = (
     "pycurl.Curl.perform",
 )
 """Of other people's packages: they have adapters, and callbacks of their own."""
+
+_COMPUTE = ("pycurl.CurlMulti.perform", "pycurl.CurlMulti.socket_action", "pycurl.Curl.pause")
+"""Of other people's packages: what never blocks, and is not made to be called twice at a time."""
 
 _C_TYPES = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType)
 
@@ -223,6 +238,8 @@ class Catalogue:
             self.add_name(name, will_block)
         for name in _DRIVERS:
             self.add_name(name, maybe, calls_back=True)
+        for name in _COMPUTE:
+            self.add_name(name, computes)
         for method in ("acquire", "__enter__"):
             self.add(getattr(_RLOCK, method), _rlock, Binds.RLOCK)
         self.add(_RLOCK._release_save, never, Binds.RLOCK_SAVED)
