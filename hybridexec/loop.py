@@ -17,7 +17,7 @@ from asyncio import Handle, base_events, events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, tasks
+from . import affinity, detector, engines, forking, home, libraries, tasks
 from .carrying import Carrying
 from .config import Config, resolve
 from .following import Following, track
@@ -321,3 +321,4 @@ class HybridLoop(Turns):
 
 
 tasks.replace(HybridLoop)
+libraries.watch()

@@ -218,6 +218,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
         self._pending: dict[str, tuple[Callable[[Any, int], Verdict], Binds | None, bool]] = {}
+        self._awaited: dict[str, Callable[[Any], None]] = {}
         for owner, names, will_block in _BUILT_IN:
             for name in names:
                 if hasattr(owner, name):
@@ -272,8 +273,20 @@ class Catalogue:
         with self._lock:
             self._pending[name] = (will_block, binds, calls_back)
 
+    def when_imported(self, name: str, then: Callable[[Any], None]) -> None:
+        """Have a function called once with what a dotted name means, as soon as its module is imported."""
+        with self._lock:
+            self._awaited[name] = then
+
     def resolve(self) -> None:
         """Look up the names whose modules have been imported since."""
+        for name in list(self._awaited):
+            found = find(name)
+            if found is not None:
+                with self._lock:
+                    then = self._awaited.pop(name, None)
+                if then is not None:
+                    then(found)
         for name, (will_block, binds, calls_back) in list(self._pending.items()):
             found = find(name)
             if found is not None:
