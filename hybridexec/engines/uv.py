@@ -10,10 +10,7 @@ does.  The engine uses uvloop's public API alone, in this way:
   something has become ready, or beforehand if the poll shall take no time.  libuv ends a run after one more look at its
   file descriptors; it cannot end sooner.  Other threads, and signal handlers, write to a self-pipe.  A uvloop timer,
   which is armed anew only when an earlier one is needed, bounds the poll.
-* *Readers and writers* of the program are known to libuv by a function that puts the program's handle into our queue.
-  It may be called several times before that handle has run, since a file descriptor goes on being ready: the handle is
-  queued once, and if a later poll finds it busy still (``FdState``), the file descriptor is taken out until the handle
-  has its turn, or its callback, which blocks, is over.
+* *Readers and writers* of the program, and what it opens, are in ``watching.py``.
 * *Methods of protocols* are called by uvloop inside of the poll, and by nobody else.  ``lwp.handle`` is ``IN_POLL``
   meanwhile, so that what blocks in them is detected; but the loop cannot move.
 
@@ -29,7 +26,6 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import asyncio
 import collections
-import contextlib
 import functools
 import gc
 import heapq
@@ -54,7 +50,8 @@ from uvloop.loop import Loop
 from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
-from .handles import FdHandle, FdState, Step, Timer, made_by_caller, number_of
+from .handles import FdHandle, Step, Timer, made_by_caller
+from .watching import OPENING, Watching, opening
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
@@ -97,13 +94,11 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._default_executor: Any = None
         self._executor_shutdown_called = False
         self._signal_handlers: dict[int, asyncio.Handle] = {}
-        self._readers: dict[int, FdHandle] = {}
-        self._writers: dict[int, FdHandle] = {}
+        self._watching = Watching(self, self._ready, self._end)
+        self._readers, self._writers = self._watching.readers, self._watching.writers
         self._poll_ident = 0  # the thread that polls
         self._on_main = False  # ... and whether that is the main thread
-        self._polls = 0
         self._poll_due = 0.0  # before that no poll is needed, if there is work
-        self._opened = False  # anything that input may come from
         self._ending = False  # the poll will end by itself
         self._raised: BaseException | None = None  # what has to be raised when it is over
         self._alarm: Any = None  # the timer that bounds the poll, and when it is due
@@ -131,7 +126,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             return
         lwp = self._carrying.holder
         assert lwp is not None
-        self._polls += 1
+        self._watching.polls += 1
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
         main = self._on_main = lwp.ident == threading.main_thread().ident
@@ -175,7 +170,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def has_input(self) -> bool:
         """Whether anything was opened that input may come from; what is open now, only uvloop knows."""
-        return self._opened or bool(self._readers) or bool(self._writers)
+        return self._watching.has_input()
 
     def _end(self) -> None:
         """End the poll that this thread is in, or about to be in."""
@@ -360,6 +355,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """libuv's epoll is shared with the parent, and closing the loop would take the parent's descriptors out of it:
         so it is never closed."""
         _abandoned.append(self)
+        self._watching.abandon()
         if self._poll_ident:
             self._end()
 
@@ -367,68 +363,25 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's."""
-        self._watch(self._readers, fd, callback, args)
+        self._check_closed()
+        self._watching.watch(self._readers, fd, callback, args)
 
     def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's."""
-        self._watch(self._writers, fd, callback, args)
+        self._check_closed()
+        self._watching.watch(self._writers, fd, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""
-        return self._unwatch(self._readers, fd)
+        return self._watching.unwatch(self._readers, fd)
 
     def remove_writer(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""
-        return self._unwatch(self._writers, fd)
-
-    def _watch(
-        self, table: dict[int, FdHandle], fd: Any, callback: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
-        self._check_closed()
-        number = number_of(fd)
-        handle = FdHandle(table, fd, number, callback, args, self)
-        self._tell_uv(handle)
-        former = table.get(number)
-        table[number] = handle
-        if former is not None:
-            former.cancel()
-
-    def _unwatch(self, table: dict[int, FdHandle], fd: Any) -> bool:
-        handle = table.pop(number_of(fd), None)
-        if self._closed:
-            return False
-        self._untell_uv(table, fd)
-        if handle is not None:
-            handle.cancel()
-        return handle is not None
-
-    def _tell_uv(self, handle: FdHandle) -> None:
-        if self not in _abandoned:
-            add = super().add_reader if handle.table is self._readers else super().add_writer
-            add(handle.fd, self._fd_ready, handle)
-
-    def _untell_uv(self, table: dict[int, FdHandle], fd: Any) -> None:
-        if self not in _abandoned:
-            remove = super().remove_reader if table is self._readers else super().remove_writer
-            remove(fd)
-
-    def _fd_ready(self, handle: FdHandle) -> None:
-        """In the poll: a file descriptor is ready."""
-        if handle.state is FdState.IDLE:
-            handle.state = FdState.BUSY
-            handle.polled = self._polls
-            self._ready.append(handle)
-            self._end()
-        elif handle.polled != self._polls and handle.state is FdState.BUSY:
-            handle.state = FdState.TAKEN_OUT
-            self._untell_uv(handle.table, handle.fd)
+        return self._watching.unwatch(self._writers, fd)
 
     def put_back(self, handle: FdHandle) -> None:
         """As the selector engine's."""
-        was, handle.state = handle.state, FdState.IDLE
-        if was is FdState.TAKEN_OUT and handle.is_registered():
-            with contextlib.suppress(OSError, ValueError):  # closed without being removed
-                self._tell_uv(handle)
+        self._watching.put_back(handle)
 
     # ---------------------------------------------------------------- signals
 
@@ -524,3 +477,5 @@ for _name in (
     "subprocess_shell",
 ):
     setattr(UvEngine, _name, _opening(_name))
+for _name in OPENING:
+    setattr(UvEngine, _name, opening(_name))

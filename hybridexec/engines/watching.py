@@ -1,0 +1,138 @@
+"""Watching: what libuv looks at for the program of the uvloop engine.
+
+*Readers and writers* of the program are known to libuv by a function that puts the program's handle into our queue.  It
+may be called several times before that handle has run, since a file descriptor goes on being ready: the handle is
+queued once, and if a later poll finds it busy still (``FdState``), the file descriptor is taken out until the handle
+has its turn, or its callback, which blocks, is over.
+
+What else libuv has open, only uvloop knows: that anything was ever opened is noted where uvloop is asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from uvloop.loop import Loop
+
+from .handles import FdHandle, FdState, number_of
+
+OPENING = (
+    "connect_accepted_socket",
+    "connect_read_pipe",
+    "connect_write_pipe",
+    "create_connection",
+    "create_datagram_endpoint",
+    "create_server",
+    "create_unix_connection",
+    "create_unix_server",
+    "getaddrinfo",
+    "getnameinfo",
+    "sock_accept",
+    "sock_connect",
+    "sock_recv",
+    "sock_recv_into",
+    "sock_sendall",
+    "subprocess_exec",
+    "subprocess_shell",
+)
+"""uvloop's methods that open something which input may come from."""
+
+
+class Watching:
+    """The readers and writers of one loop.  Its holder changes them.
+
+    Args:
+        loop: the loop, which is uvloop's, too.
+        ready: its queue.
+        end_poll: ends the poll that the calling thread is in.
+
+    Attributes:
+        readers: by the number of the file descriptor.
+        writers: the same.
+        polls: the number of the poll that is going on.
+        opened: whether anything else was opened that input may come from.
+    """
+
+    def __init__(self, loop: Any, ready: deque[Any], end_poll: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ready = ready
+        self._end_poll = end_poll
+        self._abandoned = False
+        self.readers: dict[int, FdHandle] = {}
+        self.writers: dict[int, FdHandle] = {}
+        self.polls = 0
+        self.opened = False
+
+    def has_input(self) -> bool:
+        """Whether anything was opened that input may come from; what is open now, only uvloop knows."""
+        return self.opened or bool(self.readers) or bool(self.writers)
+
+    def watch(
+        self, table: dict[int, FdHandle], fd: Any, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        """Register a callback in one of the tables, in the place of a former one."""
+        number = number_of(fd)
+        handle = FdHandle(table, fd, number, callback, args, self._loop)
+        self._tell_uv(handle)
+        former = table.get(number)
+        table[number] = handle
+        if former is not None:
+            former.cancel()
+
+    def unwatch(self, table: dict[int, FdHandle], fd: Any) -> bool:
+        """Remove a callback.  Returns whether there was one."""
+        handle = table.pop(number_of(fd), None)
+        if self._loop.is_closed():
+            return False
+        self._untell_uv(table, fd)
+        if handle is not None:
+            handle.cancel()
+        return handle is not None
+
+    def put_back(self, handle: FdHandle) -> None:
+        """Watch for a callback again that was in flight, if it is still registered."""
+        was, handle.state = handle.state, FdState.IDLE
+        if was is FdState.TAKEN_OUT and handle.is_registered():
+            with contextlib.suppress(OSError, ValueError):  # closed without being removed
+                self._tell_uv(handle)
+
+    def abandon(self) -> None:
+        """libuv's epoll is shared with the parent: it is told nothing any more."""
+        self._abandoned = True
+
+    def _tell_uv(self, handle: FdHandle) -> None:
+        if not self._abandoned:
+            add = Loop.add_reader if handle.table is self.readers else Loop.add_writer
+            add(self._loop, handle.fd, self._found, handle)
+
+    def _untell_uv(self, table: dict[int, FdHandle], fd: Any) -> None:
+        if not self._abandoned:
+            remove = Loop.remove_reader if table is self.readers else Loop.remove_writer
+            remove(self._loop, fd)
+
+    def _found(self, handle: FdHandle) -> None:
+        """In the poll: a file descriptor is ready."""
+        if handle.state is FdState.IDLE:
+            handle.state = FdState.BUSY
+            handle.polled = self.polls
+            self._ready.append(handle)
+            self._end_poll()
+        elif handle.polled != self.polls and handle.state is FdState.BUSY:
+            handle.state = FdState.TAKEN_OUT
+            self._untell_uv(handle.table, handle.fd)
+
+
+def opening(name: str) -> Any:
+    """A method of uvloop's that opens something, for a class of loops that have a ``Watching``."""
+    method = getattr(Loop, name)
+
+    @functools.wraps(method)
+    def opens(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self._watching.opened = True
+        return method(self, *args, **kwargs)
+
+    return opens
