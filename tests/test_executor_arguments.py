@@ -12,7 +12,7 @@ from executors import executing
 
 import hybridexec
 from hybridexec import Config, HybridExecutor
-from hybridexec.executor.executor import default_processors
+from hybridexec.executor.models import default_processors
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"processors": 0}, ValueError, r"processors=0: allowed are None and whole numbers from 1 to 32768"),

@@ -1,14 +1,14 @@
-"""HybridExecutor: what a program sees.  What it does is in ``crew.py``, ``processor.py`` and ``user_thread.py``."""
+"""HybridExecutor: what a program sees.
+
+What it does is in ``crew.py``, ``processor.py`` and ``user_thread.py``; its models in ``models.py``.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import collections
 import concurrent.futures
-import dataclasses
 import functools
 import itertools
-import os
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -18,14 +18,11 @@ from typing import Any, Literal, overload
 from ..config import Config, _one_of, _whole, resolve
 from ..errors import ExecutorFullError
 from ..loop import HybridLoop
-from ..runner import new_event_loop
-from ..upcalls import Instrument, Upcall
 from .crew import Crew
 from .listing import ExecutorStats, UserThreadInfo, look_at_all
+from .models import MODELS, default_processors, moving_loop, plain_loop
 from .user_thread import SCOPES, Scope, UserThread
 from .waiting import in_event_loop, outcome, settled
-
-MODELS = ("m:n", "1:1", "n:1")
 
 _MOST = 32768  # processors, and bound LWPs
 
@@ -98,7 +95,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         self._crew = Crew(
             name=name,
             processors=shared,
-            make_loop=functools.partial(_moving_loop, settings) if model == "m:n" else _plain_loop,
+            make_loop=functools.partial(moving_loop, settings) if model == "m:n" else plain_loop,
             bound=bound,
             pending=max_pending,
             initializer=None if initializer is None else functools.partial(initializer, *initargs),
@@ -363,35 +360,6 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
                 )
             places.ask().result()
         return self._crew.launch(fn, args, kwargs, name, scope)
-
-
-def default_processors() -> int:
-    """How many loops an executor has by default: with a GIL one can use it as well as many."""
-    if getattr(sys, "_is_gil_enabled", lambda: True)():
-        return 1
-    return getattr(os, "process_cpu_count", os.cpu_count)() or 1
-
-
-def _moving_loop(config: Config, crew: Crew) -> asyncio.AbstractEventLoop:
-    if len(crew.processors) > 1:
-        config = dataclasses.replace(config, instruments=(*config.instruments, _Exhaustion(crew)))
-    loop = new_event_loop(config)
-    loop._carrying._pool.initialize = crew.initialize
-    return loop
-
-
-class _Exhaustion(Instrument):
-    """Tells the crew of a loop that has no spare left."""
-
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
-
-    def exhausted(self, upcall: Upcall) -> None:
-        self._crew.exhausted(upcall.loop)
-
-
-def _plain_loop(crew: Crew) -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop()
 
 
 def _check_callable(fn: object) -> None:
