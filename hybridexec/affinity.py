@@ -6,7 +6,7 @@ LWP, in order, and the LWP queues for the loop as one that returns from a block 
 * ``with hybridexec.bound():``, until it ends;
 * a live greenlet that a step has switched to, until it is dead (SQLAlchemy's asyncio extension works that way);
 * an ``RLock`` that is still owned when a step ends, until it is released, and one that ``_release_save`` has let go,
-  until it is restored and released: where it cannot follow the loop instead (``rlocks.py``).
+  until it is restored and released: where it cannot follow the loop instead (``following/rlocks.py``).
 
 Only while a loop has bound user threads does it look whose step a callback is.
 
@@ -21,8 +21,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from . import rlocks
 from .detector.catalogue import Binds
+from .following import rlocks
 from .lwp import LWP
 from .tasks import task_of
 from .upcalls import logger

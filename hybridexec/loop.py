@@ -2,7 +2,7 @@
 
 What makes it an event loop (transports, the poll) is its engine's (``engines/``), over which it is laid.  Replaced are
 the parts that ask "which thread is this?": how the loop runs and ends (here; ``carrying.py`` decides which LWP carries
-it), how a step is run (``turns.py``), and what goes along from thread to thread (``following.py``).
+it), how a step is run (``turns.py``), and what goes along from thread to thread (``following/``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import affinity, detector, engines, forking, home, libraries, tasks
 from .carrying import Carrying
 from .config import Config, resolve
-from .following import Following, track
+from .following.following import Following, track
 from .identity import os_ident
 from .lwp import current
 from .reactions import Reactions

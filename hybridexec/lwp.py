@@ -20,19 +20,20 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from . import children, machine, memory
+from . import machine, memory
+from .following import children
+from .following.thread_locals import Wardrobe
 from .identity import os_ident, os_thread
-from .thread_locals import Wardrobe
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
 one of the loop."""
 
 if TYPE_CHECKING:
-    from .attributes import Values
     from .carrying import Carrying
     from .detector.calls import Call
     from .detector.trap import Trap
+    from .following.attributes import Values
 
 
 class LwpState(enum.Enum):

@@ -14,13 +14,13 @@ from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from . import rlocks
-from .attributes import Attributes
-from .connections import Connections, in_use
 from .detector import trap as traps
 from .detector.calls import Call, Site
 from .detector.catalogue import Binds
 from .detector.trap import Trap
+from .following import rlocks
+from .following.attributes import Attributes
+from .following.connections import Connections, in_use
 from .lwp import IN_POLL, LWP, LwpState, Region
 from .pins import Pins
 from .standing import in_debugger, interruptible

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 from .detector import tool
 from .detector.calls import Call, site_of
 from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
+from .following.thread_locals import IN_DICTIONARY
 from .identity import os_ident
 from .lwp import LWP, TASK_OF_THREAD, Region, current
-from .thread_locals import IN_DICTIONARY
 from .upcalls import Detection, logger
 
 if TYPE_CHECKING:

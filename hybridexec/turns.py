@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .base import Engine
 from .engines.handles import FdHandle, FdState, Step
-from .following import Following, track
+from .following.following import Following, track
 from .lwp import LWP, Region
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from hybridexec import (
     affinity,
     carrying,
     detector,
-    following,
     home,
     loop,
     lwp,
@@ -34,6 +33,7 @@ from hybridexec import (
     upcalls,
 )
 from hybridexec.detector import calls, trap
+from hybridexec.following import following
 from hybridexec.shield import Shield
 
 SAMPLER = sys.modules["hybridexec.detector.sampler"]  # the package has another thing of that name

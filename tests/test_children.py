@@ -18,7 +18,7 @@ from helpers import ROOT, lwps, run_script, running_loop
 from steps import elsewhere
 
 import hybridexec
-from hybridexec import children
+from hybridexec.following import children
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/thread-self/children"), reason="this system ties nothing to the thread of a parent"

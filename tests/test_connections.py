@@ -20,7 +20,8 @@ from helpers import pipe
 from steps import elsewhere
 
 import hybridexec
-from hybridexec import connections, memory
+from hybridexec import memory
+from hybridexec.following import connections
 
 
 class Row(sqlite3.Row):

@@ -13,9 +13,9 @@ import pytest
 from command_line import HYBRIDEXEC, execute, write
 
 import hybridexec
-from hybridexec import children, connections, rlocks, thread_locals
 from hybridexec.cli import doctor
 from hybridexec.cli.doctor import Finding, State
+from hybridexec.following import children, connections, rlocks, thread_locals
 
 
 def found() -> dict[str, Finding]:

@@ -24,7 +24,8 @@ from executors import PATIENCE, every_engine, executing
 from helpers import holds, pipe, running_loop
 
 import hybridexec
-from hybridexec import HybridLoop, rlocks
+from hybridexec import HybridLoop
+from hybridexec.following import rlocks
 
 type Scene = Callable[[], Awaitable[Any]]
 

@@ -21,7 +21,8 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from steps import Block, Step, declared, discovered, explicit, on_a_spare
 
 import hybridexec
-from hybridexec import HybridExecutor, HybridLoop, UserThread, thread_locals
+from hybridexec import HybridExecutor, HybridLoop, UserThread
+from hybridexec.following import thread_locals
 
 BLOCKS = pytest.mark.parametrize("block", [declared, discovered, explicit])
 

@@ -19,7 +19,7 @@ from helpers import LIBC, fresh, pipe, run_script
 from steps import elsewhere
 
 import hybridexec
-from hybridexec import tracers
+from hybridexec.following import tracers
 
 
 @pytest.fixture(autouse=True)

@@ -25,10 +25,10 @@ from rich.text import Text
 
 import hybridexec
 
-from .. import children, connections, rlocks, thread_locals
 from ..config import PREFIX, Config
 from ..detector import tool
 from ..errors import DetectorUnavailableError
+from ..following import children, connections, rlocks, thread_locals
 from . import table
 
 OLDEST_UVLOOP = (0, 23)

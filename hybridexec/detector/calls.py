@@ -23,9 +23,9 @@ from time import monotonic
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
+from ..following.rlocks import noticed_in_region
 from ..identity import os_ident
 from ..lwp import Bell, Region, current
-from ..rlocks import noticed_in_region
 from ..upcalls import CallSite, Detection
 from . import catalogue
 from .catalogue import Binds, Verdict

@@ -2,7 +2,8 @@
 
 Before 3.14 entering a ``with`` statement is no event, so an ``RLock`` that is taken by one and held across an ``await``
 goes unseen.  But suspending is an event (PY_YIELD), and code without a ``with`` statement answers ``DISABLE`` to it the
-first time; for the rest it is noted that the end of the step has to be looked at, and whose code it is (``rlocks.py``).
+first time; for the rest it is noted that the end of the step has to be looked at, and whose code it is
+(``following/rlocks.py``).
 """
 
 from __future__ import annotations

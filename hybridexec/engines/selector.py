@@ -21,9 +21,9 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from ..base import Engine
+from ..following.transports import told
 from ..identity import os_ident
 from ..polling import poll_of
-from ..transports import told
 from .handles import FdHandle, FdState, Step, made_by_caller, number_of
 
 READ_SIZE = 64 * 1024

@@ -16,7 +16,7 @@ import collections
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ..children import Worker
+from ..following.children import Worker
 from ..identity import os_thread
 from ..upcalls import logger
 

@@ -44,7 +44,7 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from ..children import Worker
+from ..following.children import Worker
 from ..identity import os_ident
 from ..loop import HybridLoop
 from ..upcalls import logger

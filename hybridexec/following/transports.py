@@ -28,8 +28,8 @@ from asyncio.sslproto import SSLProtocol
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
-from .engines.handles import FdHandle
-from .lwp import LWP
+from ..engines.handles import FdHandle
+from ..lwp import LWP
 
 _METHODS = frozenset(
     name

@@ -25,9 +25,9 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from . import memory
-from .identity import os_ident
-from .lwp import LWP, Bell
+from .. import memory
+from ..identity import os_ident
+from ..lwp import LWP, Bell
 
 _INT = ctypes.sizeof(ctypes.c_int)
 _WORD = ctypes.sizeof(ctypes.c_void_p)

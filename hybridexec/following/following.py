@@ -11,17 +11,18 @@ import sys
 from asyncio import constants, events
 from typing import TYPE_CHECKING, Any
 
-from . import children, detector, rlocks, thread_locals
-from .identity import get_ident
-from .lwp import LWP
+from .. import detector
+from ..identity import get_ident
+from ..lwp import LWP
+from ..upcalls import logger
+from . import children, rlocks, thread_locals
 from .tracers import Tracers
 from .transports import Conversations
-from .upcalls import logger
 
 if TYPE_CHECKING:
-    from .base import Engine
-    from .carrying import Carrying
-    from .reactions import Reactions
+    from ..base import Engine
+    from ..carrying import Carrying
+    from ..reactions import Reactions
 
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
 # the thread, and stays with it.

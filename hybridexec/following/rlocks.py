@@ -41,11 +41,11 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .identity import os_ident
-from .memory import find
+from ..identity import os_ident
+from ..memory import find
 
 if TYPE_CHECKING:
-    from .lwp import LWP
+    from ..lwp import LWP
 
 type Task = asyncio.Task[Any]
 

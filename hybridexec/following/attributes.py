@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .lwp import LWP
+    from ..lwp import LWP
 
 
 class Values(NamedTuple):

@@ -26,12 +26,12 @@ from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from . import memory
-from .detector.calls import own
-from .identity import os_ident
+from .. import memory
+from ..detector.calls import own
+from ..identity import os_ident
 
 if TYPE_CHECKING:
-    from .lwp import LWP
+    from ..lwp import LWP
 
 
 _FIELDS = 32

@@ -26,8 +26,8 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from . import identity, memory
-from .upcalls import logger
+from .. import identity, memory
+from ..upcalls import logger
 
 IN_DICTIONARY = sys.version_info < (3, 13)
 """Whether the values are in the dictionary of the thread's state."""
