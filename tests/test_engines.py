@@ -632,6 +632,8 @@ def test_what_is_open_is_closed_with_the_loop_though_a_warning_of_it_is_an_error
     (each,) = told if action == "error" else [warning.message for warning in warned]
     assert isinstance(each, ResourceWarning)
     assert [warning.filename for warning in warned] == ([] if action == "error" else [__file__])
+
+
 def test_what_the_last_step_has_sent_is_read_to_its_end_when_run_returns() -> None:
     """uvloop polls three times between the last step and the end: one reads, one hears of the end, one closes."""
     lost = []

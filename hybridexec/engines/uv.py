@@ -437,45 +437,5 @@ def _own_queue(loop: Loop, call_soon: Callable[[Callable[[], object]], asyncio.H
 
 UvEngine.callers = (UvEngine.select.__code__,)
 
-
-def _check_socket(sock: socket.socket, *_: Any, **__: Any) -> None:
-    if sock.gettimeout() != 0:
-        raise ValueError("the socket must be non-blocking")
-
-
-def _opening(name: str) -> Any:
-    method = getattr(Loop, name)
-    of_socket = name.startswith("sock_")
-
-    @functools.wraps(method)
-    def opens(self: UvEngine, *args: Any, **kwargs: Any) -> Any:
-        self._opened = True
-        if self._debug and of_socket:
-            _check_socket(*args, **kwargs)
-        return method(self, *args, **kwargs)
-
-    return opens
-
-
-for _name in (
-    "connect_accepted_socket",
-    "connect_read_pipe",
-    "connect_write_pipe",
-    "create_connection",
-    "create_datagram_endpoint",
-    "create_server",
-    "create_unix_connection",
-    "create_unix_server",
-    "getaddrinfo",
-    "getnameinfo",
-    "sock_accept",
-    "sock_connect",
-    "sock_recv",
-    "sock_recv_into",
-    "sock_sendall",
-    "subprocess_exec",
-    "subprocess_shell",
-):
-    setattr(UvEngine, _name, _opening(_name))
 for _name in OPENING:
     setattr(UvEngine, _name, opening(_name))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -127,12 +128,23 @@ class Watching:
 
 
 def opening(name: str) -> Any:
-    """A method of uvloop's that opens something, for a class of loops that have a ``Watching``."""
+    """A method of uvloop's that opens something, for a class of loops that have a ``Watching``.
+
+    In debug mode one that is given a socket refuses one that blocks, as uvloop's do.
+    """
     method = getattr(Loop, name)
+    of_socket = name.startswith("sock_")
 
     @functools.wraps(method)
     def opens(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._watching.opened = True
+        if of_socket and self.get_debug():
+            _check_socket(*args, **kwargs)
         return method(self, *args, **kwargs)
 
     return opens
+
+
+def _check_socket(sock: socket.socket, *_: Any, **__: Any) -> None:
+    if sock.gettimeout() != 0:
+        raise ValueError("the socket must be non-blocking")
