@@ -832,3 +832,23 @@ def test_else_its_task_is_bound_until_it_lets_go(way: str, restores: bool) -> No
         assert is_free(lock)
 
     hybridexec.run(main())
+
+
+def test_an_eager_task_that_is_over_has_no_code_to_look_into() -> None:
+    """3.12.1 ends with a segmentation fault if such a task is asked for its coroutine."""
+
+    def numbers() -> Iterator[int]:
+        with threading.RLock():
+            yield 1
+
+    async def eager() -> int:
+        return sum(numbers())
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        task = asyncio.create_task(eager())
+        await asyncio.sleep(0)
+        return task.result()
+
+    assert hybridexec.run(main()) == 1
