@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from ..reactions import Reactions
 
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
-# the thread, and stays with it.
-_current_tasks: dict[Any, Any] | None = None
-if sys.version_info < (3, 14):
-    _current_tasks = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+# the thread, and stays with it, but for asyncio's tasks in Python.
+_current_tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
 
 
 class Following:
@@ -81,8 +79,7 @@ class Following:
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
         self.conversations.left(lwp)
-        if _current_tasks is not None:
-            lwp.task = _current_tasks.pop(self._loop, None)
+        lwp.task = _current_tasks.pop(self._loop, None)
         if thread_locals.IN_DICTIONARY:
             lwp.wardrobe.left(self.values)
         if self.rlocks.held:
@@ -91,7 +88,7 @@ class Following:
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again."""
         self.conversations.returned(lwp)
-        if _current_tasks is not None and lwp.task is not None:
+        if lwp.task is not None:
             _current_tasks[self._loop] = lwp.task
             lwp.task = None
         if thread_locals.IN_DICTIONARY:
@@ -131,8 +128,7 @@ class Following:
 
     def forget_task(self) -> None:
         """A step that could not take back that its task is the current one is over."""
-        if _current_tasks is not None:
-            _current_tasks.pop(self._loop, None)
+        _current_tasks.pop(self._loop, None)
 
 
 def track(lwp: LWP, enabled: bool) -> None:
