@@ -43,8 +43,8 @@ def test_http_2(engine: str) -> None:
             await client.get("/inner")
             streams = [asyncio.create_task(client.get("/stream")) for _ in range(4)]
             for _ in streams:
-                # on another connection: on this one a further request sometimes waits for good, and it is not known why
-                # (with httpx's synchronous client on asyncio's own loop, too; with this client only here, so far)
+                # On another connection: httpcore reads one under a lock, and whoever has it waits for the network
+                # although the answer to another request has been read already.  That one then waits for good.
                 await asyncio.to_thread(get, f"{url}/put/middle")
             return [(answer.text, answer.http_version) for answer in await asyncio.gather(*streams)]
 
