@@ -217,8 +217,7 @@ class Catalogue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
-        self._pending: dict[str, tuple[Callable[[Any, int], Verdict], Binds | None, bool]] = {}
-        self._awaited: dict[str, Callable[[Any], None]] = {}
+        self._awaited: list[tuple[str, Callable[[Any], None]]] = []
         for owner, names, will_block in _BUILT_IN:
             for name in names:
                 if hasattr(owner, name):
@@ -270,30 +269,30 @@ class Catalogue:
         calls_back: bool = False,
     ) -> None:
         """Add a callable by its dotted name, as soon as its module is imported."""
-        with self._lock:
-            self._pending[name] = (will_block, binds, calls_back)
+
+        def add(found: Any) -> None:
+            if is_c(found):
+                self.add(found, will_block, binds, calls_back=calls_back)
+
+        self.when_imported(name, add)
 
     def when_imported(self, name: str, then: Callable[[Any], None]) -> None:
         """Have a function called once with what a dotted name means, as soon as its module is imported."""
         with self._lock:
-            self._awaited[name] = then
+            self._awaited.append((name, then))
 
     def resolve(self) -> None:
         """Look up the names whose modules have been imported since."""
-        for name in list(self._awaited):
+        for waiting in list(self._awaited):
+            name, then = waiting
             found = find(name)
             if found is not None:
                 with self._lock:
-                    then = self._awaited.pop(name, None)
-                if then is not None:
+                    mine = waiting in self._awaited  # or another thread has found it, too
+                    if mine:
+                        self._awaited.remove(waiting)
+                if mine:
                     then(found)
-        for name, (will_block, binds, calls_back) in list(self._pending.items()):
-            found = find(name)
-            if found is not None:
-                with self._lock:
-                    self._pending.pop(name, None)
-                if is_c(found):
-                    self.add(found, will_block, binds, calls_back=calls_back)
 
     def get(self, callable: Any) -> Entry | None:
         """The entry of a callable, if it has one."""
