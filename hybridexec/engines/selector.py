@@ -30,7 +30,7 @@ READ_SIZE = 64 * 1024
 """Bytes that a transport reads at a time.  asyncio's 256 KiB is where glibc may begin to map and unmap memory for each
 read, which costs three system calls more."""
 
-_ThreadSafeHandle: Any = getattr(asyncio.events, "_ThreadSafeHandle", None)
+_ThreadSafeHandle: Any = getattr(asyncio.events, "_ThreadSafeHandle", Step)
 """Since 3.14 asyncio gives one to other threads: who cancels it waits for a callback that has begun."""
 
 
@@ -72,10 +72,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         """Like :meth:`call_soon`, from any thread."""
         if self._debug or self._closed:
             return made_by_caller(super().call_soon_threadsafe(callback, *args, context=context))
-        if _ThreadSafeHandle is None:
-            handle = Step(callback, args, self, context)
-        else:
-            handle = _ThreadSafeHandle(callback, args, self, context)
+        handle: asyncio.Handle = _ThreadSafeHandle(callback, args, self, context)
         self._ready.append(handle)
         ident = self._carrying.holder_ident
         if ident is not None and ident != os_ident():

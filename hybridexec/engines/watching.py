@@ -138,7 +138,7 @@ def opening(name: str) -> Any:
     @functools.wraps(method)
     def opens(self: Any, *args: Any, **kwargs: Any) -> Any:
         self._watching.opened = True
-        if of_socket and self.get_debug():
+        if of_socket and self._debug:
             _check_socket(*args, **kwargs)
         return method(self, *args, **kwargs)
 
