@@ -247,6 +247,16 @@ def together[T](*functions: Callable[[], T]) -> list[T]:
     return begin(*functions)()
 
 
+def blocks_and_streams(service: Service) -> None:
+    """Have handlers block on other requests, all at once, and in the middle of streams until another puts what they
+    wait for."""
+    assert together(*[lambda: get(f"{service.url}/outer")] * 8) == ["outer inner"] * 8
+    streams = begin(*[lambda: get(f"{service.url}/stream")] * 4)
+    for _ in range(4):
+        get(f"{service.url}/put/middle")
+    assert streams() == ["first middle last"] * 4
+
+
 def websockets_wait(service: Service) -> None:
     """Have websockets' handlers of ``bare.py`` block until another's releases them."""
     with contextlib.ExitStack() as stack:

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from compatibility.service import Backend, begin, get, serving, together, websockets_wait
+from compatibility.service import Backend, begin, blocks_and_streams, get, serving, together, websockets_wait
 
 RUN_APP = "`web.run_app(app, loop=hybridexec.new_event_loop())`"
 RUNNER = "`hybridexec.run(...)`"
@@ -18,11 +18,7 @@ RUNNER = "`hybridexec.run(...)`"
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_handlers_block(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving(["with_aiohttp.py"], engine=engine, backend=backend) as service:
-        assert together(*[lambda: get(f"{service.url}/outer")] * 8) == ["outer inner"] * 8
-        streams = begin(*[lambda: get(f"{service.url}/stream")] * 4)
-        for _ in range(4):
-            get(f"{service.url}/put/middle")
-        assert streams() == ["first middle last"] * 4
+        blocks_and_streams(service)
         answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
         backend.wait_for(8)
         service.send(number)

@@ -8,7 +8,7 @@ import signal
 import httpx
 import pytest
 
-from compatibility.service import LIMIT, Backend, begin, get, serving, together, websockets_wait
+from compatibility.service import LIMIT, Backend, begin, blocks_and_streams, get, serving, together, websockets_wait
 
 SERVE = ["hypercorn_serve.py"]
 RUN = ["-m", "hybridexec", "run", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--access-logfile", "-"]
@@ -22,11 +22,7 @@ COMMAND = "`hybridexec run -m hypercorn`; `--worker-class` stays what it is"
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_handlers_block(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving(SERVE, engine=engine, backend=backend) as service:
-        assert together(*[lambda: get(f"{service.url}/outer")] * 8) == ["outer inner"] * 8
-        streams = begin(*[lambda: get(f"{service.url}/stream")] * 4)
-        for _ in range(4):
-            get(f"{service.url}/put/middle")
-        assert streams() == ["first middle last"] * 4
+        blocks_and_streams(service)
         answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
         backend.wait_for(8)
         service.send(number)
