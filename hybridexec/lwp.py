@@ -268,17 +268,23 @@ class LWP:
             children.await_end(self.children)
 
 
-class _InPoll(asyncio.Handle):
-    def __init__(self) -> None:  # there is no loop that it belongs to
-        pass
+class _StandIn(asyncio.Handle):
+    """Stands for a step in ``LWP.handle`` where there is none, and yet code of the program runs."""
+
+    def __init__(self, description: str) -> None:  # there is no loop that it belongs to
+        self._description = description
 
     def __repr__(self) -> str:
-        return "<in the poll>"
+        return self._description
 
 
-IN_POLL = _InPoll()
-"""Stands for a step in ``LWP.handle`` while an engine polls that calls the program back from its poll (uvloop, the
-methods of protocols).  What blocks there is seen like that in a step; but the loop cannot move away from it."""
+IN_POLL = _StandIn("<in the poll>")
+"""While an engine polls that calls the program back from its poll (uvloop, the methods of protocols).  What blocks there
+is seen like that in a step; but the loop cannot move away from it."""
+
+OVER = _StandIn("<a step that is over>")
+"""While the last reference to a step that is over is dropped: its finalizers and those of its arguments may block, as a
+step does.  (Where another step follows, that one stands for them.)"""
 
 
 current: dict[int, LWP] = {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from .base import Engine
 from .engines.handles import FdHandle, FdState, Step
 from .following.following import Following, track
-from .lwp import LWP, Region
+from .lwp import LWP, OVER, Region
 
 if TYPE_CHECKING:
     from .affinity import Affinity
@@ -89,6 +89,7 @@ class Turns(_Engine):
                 handle = heapq.heappop(scheduled)
                 handle._scheduled = False
                 ready.append(handle)
+            handle = None  # or this frame would be the last to drop it, when no step is under way any more
         if lwp.kept:
             ready.extendleft(reversed(lwp.kept))
             lwp.kept.clear()
@@ -116,6 +117,7 @@ class Turns(_Engine):
         step: Any = Step
         plain: Any = Handle
         of_fd: Any = FdHandle
+        over: Any = OVER
         idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
         for _ in batch:
             handle = ready.popleft()
@@ -143,19 +145,22 @@ class Turns(_Engine):
             except BaseException as exc:
                 if not self._hold(lwp):
                     self._report(handle, exc)
-            # Whoever keeps a traceback of the step keeps this frame, too: it is not to keep the step.
-            handle = None
             if lwp.alert:
+                handle = None
                 if self._after_step(lwp):
                     # The loop has moved meanwhile: this may be another batch by now.
                     return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
                 careful = self._careful()
+            # Here it is dropped, and its finalizers may block: if one does, the others get what is left of the batch.
+            lwp.handle = handle = over
             if carrying.due is not None and monotonic() >= carrying.due:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
+        if lwp.alert and self._after_step(lwp):  # a finalizer has raised it
+            return True
         carrying.amid = False
-        lwp.handle = handle = None
+        lwp.handle = None
         return True
 
     def _careful(self) -> bool:
@@ -210,6 +215,10 @@ class Turns(_Engine):
         handle = lwp.handle
         if handle.__class__ is FdHandle:
             handle.left()
+        elif handle is OVER:
+            rest = self._batch
+            self._batch = iter(range(rest.__length_hint__()))
+            collections.deque(rest, maxlen=0)  # the LWP's own turn ends when the finalizer is over
         self._following.left(lwp)
 
     def returned(self, lwp: LWP) -> None:
@@ -258,6 +267,9 @@ class Turns(_Engine):
         if lwp.affine:
             self._affinity.after_step(lwp)
         if moved:
+            lwp.handle = OVER
+            if lwp.alert:  # ... which it is, and the finalizers of what it has kept have blocked, too
+                self._after_step(lwp)
             lwp.handle = None
             self._following.dress(lwp)  # the step may be of an earlier run, with another home
         return moved

@@ -24,7 +24,7 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
-from ..lwp import IN_POLL, LWP, Bell, LwpState, started
+from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
 from . import trap as traps
@@ -219,8 +219,8 @@ class Sampler:
         step = lwp.handle
         same = lwp is look.lwp and look.step is not None and look.step() is step
         called_back = 0
-        if step is IN_POLL:
-            # It stands for all that the engine calls; one of these calls is known by its innermost frame.
+        if step is IN_POLL or step is OVER:
+            # It stands for many calls; one of these is known by its innermost frame.
             called_back = id(lwp.frame())
             same = same and look.frame == called_back
         cpu = processor_time(lwp.clock)
