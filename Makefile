@@ -12,7 +12,7 @@ LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-a
 ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract engines asyncio_features signals exceptions stopping ending fork modes factories \
 	cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue libraries regions modes preemption tools asyncio_features \
-	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads \
+	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads finalizers \
 	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters)
 
 .PHONY: bootstrap demo test test-engine test-version conformance compatibility lint types lowest hunt clean

@@ -33,6 +33,9 @@ named beforehand, so nobody idles while a chosen one is still on its way.  The m
    goes home at once; while the home is blocked it goes on elsewhere, or what blocks the home might never end.
 6. *Wait.*  An LWP without a step and without the loop follows: if nobody polls, it does (so that the next block needs
    no wake-up), and parks when it loses.  The home serves its mailbox whenever it waits.
+7. *Excused.*  A home that polls, or waits, and blocks there in a signal handler, cannot be relied on: the sampler takes
+   it out of all that the others look at (BLOCKED), and frees the loop if it was the home's.  When the handler is over
+   the home does again what it did: it polls (with the loop, if it had it then), or looks why it was woken.
 
 **Engines that cannot be claimed** (``face.claimable``).  All this takes for granted that a poll is a mere wait, during
 which others may use the loop.  uvloop's is not: when its wait is over, ``uv_run`` goes on with the loop's structures
@@ -91,12 +94,14 @@ from typing import TYPE_CHECKING
 
 from .face import Face
 from .identity import os_ident, os_thread
-from .lwp import LWP, Bell, LwpState
+from .lwp import LWP, RELIED_ON, WAITING, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
     import asyncio
 
+    from .detector.calls import Call
+    from .handling import Handler
     from .reactions import Reactions
 
 RETURN_BOUND = 0.005
@@ -118,7 +123,6 @@ FORKED_ADVICE = (
 )
 
 _STEPS = (LwpState.RUNNING, LwpState.MARKED, LwpState.BLOCKED)
-_WAITING = (LwpState.PARKED, LwpState.RETURNING, LwpState.PREEMPTED, LwpState.WOKEN)
 
 
 class LoopState(enum.Enum):
@@ -182,7 +186,8 @@ class Carrying:
         self._batches = 0  # since a preempted step had its turn
         self.changed = Bell()  # somebody has retired, or there is mail: for who closes the loop
         self._stale = False  # the events of the last poll may be out of date
-        self.detached: set[LWP] = set()  # those with a step that is without the loop
+        self.handler: Handler | None = None  # the signal handler that the home is in
+        self.detached: set[LWP] = set()  # those with a step that is without the loop; and a home that is excused
         self.lwps: set[LWP] = set()
         self._starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
         self.pollers: list[LWP] = []
@@ -341,7 +346,7 @@ class Carrying:
     def _due(self, lwp: LWP, now: float) -> LWP | None:
         """Who has to get the loop now, whatever is ready.  Mutex held."""
         home = self.home
-        if home is not None and home is not lwp and home.state in _WAITING:
+        if home is not None and home is not lwp and home.state in WAITING:
             if self._face.stopping() or home.interrupt is not None:
                 return home  # it has to stop the loop, or to raise
             # Counted from when the loop left it: it may have polled since, or been woken in vain.
@@ -419,7 +424,7 @@ class Carrying:
         assert home is not None
         target: LWP | _Action | None = None
         with self.mutex:
-            gives = home.state in _WAITING
+            gives = home.state in WAITING
             if gives:
                 lwp.state = LwpState.WOKEN
                 target = self._grant(home)
@@ -571,10 +576,14 @@ class Carrying:
                     self._take(lwp)
                     return
                 if self._claimable() and state is LwpState.RETURNING:
-                    self.returning.remove(lwp)
+                    self._unqueue(lwp)
                     self._take(lwp)
                     return
                 lwp.state = state
+                queue = self.returning if state is LwpState.RETURNING else self.preempted
+                if lwp not in queue:  # it was excused
+                    queue.append(lwp)
+                    self._expect(lwp.since + RETURN_BOUND)
                 successor = self._successor() if self._claimable() else self._poked()
             self._send(successor)
 
@@ -592,6 +601,73 @@ class Carrying:
         home.wake()  # it may sleep, or poll
         if home.state is LwpState.POLLING:
             self._face.poke()
+
+    # ---------------------------------------------------------------- the home blocks in a signal handler
+
+    def excuse(self, handler: Handler, call: Call, *, moves: bool) -> bool:
+        """The home blocks in a signal handler, where it has no step: nobody is to rely on it until that is over.
+
+        Args:
+            handler: the handler, as the sampler has seen it.
+            call: what it blocks in.
+            moves: whether anything is done about it.
+
+        Returns:
+            Whether it is so still; the end of the call will be told then.
+        """
+        if not self.mutex.acquire(blocking=False):
+            return False  # maybe it is the home's: the handler has interrupted the protocol
+        try:
+            home = self.home
+            if self.handler is not handler or home is None or home.state not in RELIED_ON:
+                return False
+            handler.call = call
+            alone = home.state is LwpState.POLLING and self.holder is home
+            if not moves or (alone and not self._claimed_polls):
+                return True
+            relied = home in (self.holder, self._waking, *self.pollers)
+            if alone:
+                self._free()
+            elif self.holder is home:  # it was granted the loop, and has not come yet
+                self.state = self._rest
+                self.holder, self.holder_ident = None, 0
+            if self._waking is home:
+                self._waking = None
+            handler.duty = LwpState.RUNNING if alone else home.state
+            handler.had_step = home in self.detached
+            self._unqueue(home)
+            home.state = LwpState.BLOCKED
+            self.detached.add(home)
+            self.handoffs += 1
+            successor = self._successor() if relied and self._claimable() else None
+        finally:
+            self.mutex.release()
+        self._send(successor)
+        return True
+
+    def report_back(self) -> Call | None:
+        """The home's signal handler is over: the home does again what it did.  Returns what it has blocked in."""
+        with self.mutex:
+            handler, self.handler = self.handler, None
+            home = self.home
+            if handler is None or handler.duty is None or home is None:
+                return None if handler is None else handler.call
+            if not handler.had_step:
+                self.detached.discard(home)
+            if handler.duty is LwpState.POLLING:
+                home.state = LwpState.POLLING
+                self.pollers.append(home)
+            elif handler.duty is not LwpState.RUNNING:
+                home.state = LwpState.WOKEN
+        if handler.duty is LwpState.RUNNING:
+            self.rejoin(home)
+            with self.mutex:
+                home.state = LwpState.POLLING
+                self.holder_ident = 0
+        elif home.state is LwpState.WOKEN:
+            home.wake()
+        self._face.poke()  # its poll may last too long by now, and others may have something to tell it
+        return handler.call
 
     # ---------------------------------------------------------------- idling, polling, parking
 
@@ -930,7 +1006,7 @@ class Carrying:
             self._mail = True
             self._expect(-math.inf)
             home = self.home
-            if home is not None and home.state in _WAITING:
+            if home is not None and home.state in WAITING:
                 wake = self._rouse(home)
         self.changed.ring()
         self._send(wake)

@@ -21,6 +21,7 @@ from . import affinity, detector, engines, forking, home, libraries, tasks
 from .carrying import Carrying
 from .config import Config, resolve
 from .following.following import Following, track
+from .handling import Handling
 from .identity import os_ident
 from .lwp import current
 from .reactions import Reactions
@@ -71,7 +72,8 @@ class HybridLoop(Turns):
         runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, Handle._run
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
-        self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off)
+        handling = Handling(self._carrying, detector.sampler.look)
+        self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off, handling)
         self._nudges = home.Nudges(self._carrying, self.shield, self.call_later)
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it

@@ -60,6 +60,13 @@ class LwpState(enum.Enum):
     """Has ended, or is about to, and touches nothing of the loop any more."""
 
 
+WAITING = (LwpState.PARKED, LwpState.RETURNING, LwpState.PREEMPTED, LwpState.WOKEN)
+"""The states of an LWP that sleeps, or was just woken."""
+
+RELIED_ON = (*WAITING, LwpState.POLLING)
+"""The states of an LWP that the others may count on: it is to take the loop when it is free."""
+
+
 class Region(enum.Enum):
     """Which code of a step is none of the detector's business, and why."""
 
@@ -279,7 +286,7 @@ class _StandIn(asyncio.Handle):
 
 
 IN_POLL = _StandIn("<in the poll>")
-"""While an engine polls that calls the program back from its poll (uvloop, the methods of protocols).  What blocks there
+"""While an engine polls that calls the program back from its poll (uvloop, methods of protocols).  What blocks there
 is seen like that in a step; but the loop cannot move away from it."""
 
 OVER = _StandIn("<a step that is over>")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from .detector.trap import Trap
 from .following import rlocks
 from .following.attributes import Attributes
 from .following.connections import Connections, in_use
-from .lwp import IN_POLL, LWP, LwpState, Region
+from .lwp import IN_POLL, LWP, RELIED_ON, LwpState, Region
 from .pins import Pins
+from .shield import Shield
 from .standing import in_debugger, interruptible
 from .tasks import task_of
 from .telling import Telling
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from .affinity import Affinity
     from .carrying import Carrying
     from .config import Config
+    from .handling import Handler
+
+_CALLS_HANDLERS = frozenset({Shield._call.__code__})
 
 
 class Reactions:
@@ -273,6 +277,15 @@ class Reactions:
             self.telling.over(lwp, call, monotonic() - call.began)
         return call.reported
 
+    def handler_overdue(self, home: LWP, handler: Handler, call: Call, frame: FrameType) -> None:
+        """A signal handler of the home's blocks.  In a step, it is the step that blocks."""
+        if home.state not in RELIED_ON or home.handle is IN_POLL:
+            return
+        self.telling.begun(home, call)
+        moves = self.mode == "handoff" and not self._debugs(frame, _CALLS_HANDLERS)
+        if not self._carrying.excuse(handler, call, moves=moves):
+            self.telling.over(home, call, monotonic() - call.began)
+
     def held_gil(self, lwp: LWP, call: Call, duration: float) -> None:
         """Nothing in the process could run for so long."""
         self.telling.over(lwp, call, duration)
@@ -331,9 +344,13 @@ class Reactions:
         """Whether anything but a report is done about a block of the LWP's step."""
         if self.mode == "observe" or self.pins.hold(lwp):
             return False
+        return not self._debugs(frame, self._carrying.runner_codes)
+
+    def _debugs(self, frame: FrameType | None, runners: Container[CodeType]) -> bool:
+        """Whether somebody debugs what the runners have called, and nothing is done about its blocks for that."""
         # One that watches by sys.monitoring takes an LWP for its thread by its identity, and would be entered twice.
         hold = self._hold_in_debugger or sys.monitoring.get_tool(sys.monitoring.DEBUGGER_ID) is not None
-        return not (hold and in_debugger(frame, self._carrying.runner_codes))
+        return hold and in_debugger(frame, runners)
 
     def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)

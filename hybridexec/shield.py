@@ -29,6 +29,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from .detector.calls import own
+from .handling import Handling
 
 
 class Shield:
@@ -37,17 +38,21 @@ class Shield:
     Args:
         callers: the code whose frames call the program.
         put_off: keeps what a handler has raised in the middle of the protocol.
+        handling: is told of each handler, when it begins and when it is over.
 
     Attributes:
         closed: whether handlers have to wait.
         pending: the signals that came meanwhile.
     """
 
-    def __init__(self, callers: frozenset[CodeType], put_off: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, callers: frozenset[CodeType], put_off: Callable[[BaseException], None], handling: Handling
+    ) -> None:
         self.closed = False
         self.pending: collections.deque[int] = collections.deque()
         self._callers = callers
         self._put_off = put_off
+        self._handling = handling
         self._up = False
         self._outer: Any = None  # of the loop in whose blocking() region this one runs
         self._handlers: dict[int, Any] = {}
@@ -74,7 +79,11 @@ class Shield:
         if handler is None:
             return
         try:
-            handler(signum, frame)
+            self._handling.begin()
+            try:
+                handler(signum, frame)
+            finally:
+                self._handling.end()
         except BaseException as exc:
             if not self._up or not self._interrupts_protocol(frame):
                 raise

@@ -76,6 +76,7 @@ class Thread:
         self.needs: RLock | None = None
         self.what = "its start"  # ... in words
         self.locks = 0  # how many it holds
+        self.signal: Callable[[], object] | None = None  # the handler of one that has come, which is due
         self.alive = False
         self._started = Event(machine)
         self._run: Callable[[], object] = lambda: target(*args)
@@ -198,6 +199,20 @@ class Machine:
         if others:
             self._switch(others[0] if len(others) == 1 else self._strategy.choose(others, None), "spins")
 
+    def wait_interruptibly(self, until: Callable[[], bool], timeout: float, *, what: str) -> bool:
+        """Wait as in a system call that a signal interrupts: its handler is called, and the call goes on."""
+        me = self.current
+        deadline = math.inf if timeout < 0 else self.time + timeout
+        while not until():
+            came = self.wait(lambda: until() or me.signal is not None, timeout, what=what)
+            handler, me.signal = me.signal, None
+            if handler is None:
+                return came
+            handler()
+            if timeout > 0:
+                timeout = max(deadline - self.time, 0.0)
+        return True
+
     def wait(self, until: Callable[[], bool], timeout: float = -1, *, what: str) -> bool:
         """Wait; -1: for ever.  Returns whether it has come true in time."""
         if until():
@@ -266,7 +281,7 @@ class Lock:
         self._locked = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        if not self._machine.wait(lambda: not self._locked, timeout if blocking else 0, what="a ring"):
+        if not self._machine.wait_interruptibly(lambda: not self._locked, timeout if blocking else 0, what="a ring"):
             return False
         self._locked = True
         return True
@@ -286,24 +301,33 @@ class RLock:
         self.owner: Thread | None = None
         self._count = 0
 
-    def __enter__(self) -> RLock:
+    def acquire(self, blocking: bool = True) -> bool:
         me = self._machine.current
         if self.owner is not me:
             self._machine.point()
+            if not blocking and self.owner is not None:
+                return False
             me.needs = self
             self._machine.wait(lambda: self.owner is None, what="the mutex")
             me.needs = None
             self.owner = me
         self._count += 1
         me.locks += 1
-        return self
+        return True
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
         self._count -= 1
         self._machine.current.locks -= 1
         if not self._count:
             self._machine.released()
             self.owner = None
+
+    def __enter__(self) -> RLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def _is_owned(self) -> bool:
         return self.owner is self._machine.current

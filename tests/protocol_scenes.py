@@ -22,6 +22,7 @@ from typing import Any
 from exploring import Event, Machine, Thread
 from instrumented import Protocol
 
+from hybridexec.handling import Handler
 from hybridexec.upcalls import UpcallKind
 
 WORK = 0.002
@@ -131,6 +132,24 @@ class Loop:
         self.machine.point()
         event.set()
 
+    def signal(self, until: Event) -> Event:
+        """A signal comes to the home, whose handler blocks; from any thread.  Returns what is set when it begins."""
+        self._open += 1
+        begins = self.event()
+
+        def handler() -> None:
+            began = self._fair_time()
+            self.carrying.handler = Handler()
+            begins.set()
+            until.wait()
+            self.carrying.report_back()
+            home.starved += self._fair_time() - began
+            self._one_is_over()
+
+        home = self._home
+        home.signal = handler
+        return begins
+
     def spawn(self, function: Callable[[], None]) -> None:
         """Start a thread that is none of the loop's.  One that a step starts may go on when the loop is closed."""
         self.machine.thread(function, name=function.__name__.strip("_")).start()
@@ -149,6 +168,7 @@ class Loop:
 
     def _main(self, others: tuple[Callable[[], None], ...], sampled: bool) -> None:
         carrying = self.carrying = self._made()
+        self._home = self.machine.current
         self.machine.released = self._watch
         self._open += len(others)
         threads = [self.machine.thread(self._other, (other,), name=other.__name__) for other in others]
@@ -181,6 +201,8 @@ class Loop:
     def _sampler(self) -> None:
         while not self.over:
             self.machine.sleep(TICK)
+            if (handler := self.carrying.handler) is not None:
+                self.carrying.excuse(handler, None, moves=True)
             holder = self.carrying.holder
             if holder is None:
                 continue
@@ -312,7 +334,8 @@ class Loop:
             self.machine.give_way()
         if not self._pipe and timeout != 0:
             self._pokes = 0  # whoever waits from now on hears the next one, or some of them
-        self.machine.wait(lambda: self._pipe, -1 if timeout is None else timeout, what="events")
+        if timeout != 0:
+            self.machine.wait_interruptibly(lambda: self._pipe, -1 if timeout is None else timeout, what="events")
         events = self._pipe
         if not self.claimable:
             self._pipe = False

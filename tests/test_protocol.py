@@ -18,13 +18,18 @@ from hybridexec.upcalls import UpcallKind
 Make = Callable[..., Loop]
 Scene = Callable[[Make], None]
 SCENES: dict[Scene, int] = {}
+PLAYS: list[Any] = []
 
 
-def scene(preemptions: int) -> Callable[[Scene], Scene]:
-    """A scene, and how many preemptions the gate can afford; the hunt does with 2 in all."""
+def scene(preemptions: int, *, kept_polls: bool = True) -> Callable[[Scene], Scene]:
+    """A scene, how many preemptions the gate can afford (the hunt does with 2 in all), and whether it is for engines
+    that cannot be claimed, too."""
 
     def decorated(function: Scene) -> Scene:
         SCENES[function] = preemptions
+        for claimable in (True, False) if kept_polls else (True,):
+            name = f"{function.__name__}-{'claimed' if claimable else 'kept'} polls"
+            PLAYS.append(pytest.param(function, claimable, id=name))
         return function
 
     return decorated
@@ -284,10 +289,81 @@ def a_step_is_kept(loop: Make) -> None:
     it.play(outside)
 
 
+@scene(1, kept_polls=False)
+def a_handler_blocks_in_an_idle_loop(loop: Make) -> None:
+    """The home, alone, polls, and blocks in a signal handler that only a step can end."""
+    it = loop(max_lwps=2)
+    runs, done = it.event(), it.event()
+
+    def outside() -> None:
+        runs.wait()
+        it.signal(done)
+        it.submit("ends it", lambda lwp: it.release(done))
+
+    it.step("begins", lambda lwp: it.release(runs))
+    it.play(outside, sampled=True)
+
+
+@scene(0, kept_polls=False)
+def a_handler_blocks_beside_a_spare(loop: Make) -> None:
+    """The home polls, or is about to be woken; meanwhile a step blocks and returns."""
+    it = loop(max_lwps=3)
+    done, other = it.event(), it.event()
+
+    def then() -> None:
+        it.signal(done)
+        it.submit("another blocks", lambda lwp: it.block(lwp, other))
+        it.submit("ends both", ends)
+
+    def ends(lwp: Any) -> None:
+        it.release(other)
+        it.release(done)
+
+    with_a_parked_spare(it, then, sampled=True)
+
+
+@scene(0, kept_polls=False)
+def a_handler_blocks_as_the_home_waits_with_a_step(loop: Make) -> None:
+    """The home's call is over; its turn comes while it is in a handler, and others block."""
+    it = loop()
+    homes, done, other = it.event(), it.event(), it.event()
+
+    def ends(lwp: Any) -> None:
+        it.release(homes)
+        it.signal(done)
+        it.work("computes")
+        it.later(0.02, "blocks", lambda lwp: it.block(lwp, other))
+        it.later(0.02, "ends all", ends_all)
+
+    def ends_all(lwp: Any) -> None:
+        it.release(other)
+        it.release(done)
+
+    it.step("home", lambda lwp: it.block(lwp, homes))
+    it.step("ends", ends)
+    it.play(sampled=True)
+
+
+@scene(0, kept_polls=False)
+def a_handler_is_over_as_the_loop_stops(loop: Make) -> None:
+    """The loop is stopped while the home is in a handler, which is just over."""
+    it = loop(max_lwps=2, stops_by_itself=False)
+    runs, done = it.event(), it.event()
+
+    def stops(lwp: Any) -> None:
+        it.release(done)
+        it.stop()
+
+    def outside() -> None:
+        runs.wait()
+        it.signal(done).wait()
+        it.submit("stops", stops)
+
+    it.step("begins", lambda lwp: it.release(runs))
+    it.play(outside, sampled=True)
+
+
 # -------------------------------------------------------------------- the shares
-
-
-ENGINES = pytest.mark.parametrize("claimable", [True, False], ids=["claimed polls", "kept polls"])
 
 
 @pytest.fixture(scope="module")
@@ -299,8 +375,7 @@ def played(scene: Scene, protocol: Protocol, claimable: bool) -> Callable[[Machi
     return lambda machine: scene(functools.partial(Loop, protocol, machine, claimable=claimable))
 
 
-@ENGINES
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_every_schedule_of_a_scene_with_few_preemptions(scene: Scene, protocol: Protocol, claimable: bool) -> None:
     """The gate's share; and a few random schedules with switches anywhere."""
     play = played(scene, protocol, claimable)
@@ -324,8 +399,7 @@ def test_what_the_hunt_has_found(
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-@ENGINES
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_every_schedule_with_two_preemptions_and_many_random_ones(
     scene: Scene, protocol: Protocol, claimable: bool
 ) -> None:
@@ -376,6 +450,18 @@ MUTATIONS = [
     Sought(
         Mutation("a kept step that nobody hears of", "keep", "self._park(lwp)", "lwp.state = LwpState.PARKED"),
         a_step_is_kept,
+    ),
+    Sought(
+        Mutation("an excused poller in whose place nobody polls", "excuse", "self._successor() if", "None if"),
+        a_handler_blocks_in_an_idle_loop,
+    ),
+    Sought(
+        Mutation("an excused home that is still waited for", "excuse", "if self._waking is home:", "if False:"),
+        a_handler_blocks_as_the_home_waits_with_a_step,
+    ),
+    Sought(
+        Mutation("a home that comes back and hears nothing", "report_back", "self._face.poke()", "pass"),
+        a_handler_is_over_as_the_loop_stops,
     ),
 ]
 

@@ -34,6 +34,7 @@ from .trap import Trap
 
 if TYPE_CHECKING:
     from ..carrying import Carrying
+    from ..handling import Handler
 
 IDLE_TICKS = 10
 """After so many ticks without anything to look at, the sampler sleeps until it is woken."""
@@ -180,7 +181,7 @@ class Sampler:
             if idle >= IDLE_TICKS:
                 sleep.deep = True
                 # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
-                if not any(_executing(carrying) or carrying.owes() for carrying, _ in loops):
+                if not any(_executing(carrying) or carrying.owes() or carrying.handler for carrying, _ in loops):
                     sleep.bell.wait(_nap(loops))
                 sleep.deep = False
                 idle = self._healthy = 0
@@ -208,9 +209,14 @@ class Sampler:
     def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
         carrying.remind()
+        handler = carrying.handler
+        if handler is not None:
+            self._look_at_handler(carrying, handler, now)
         lwp = _executing(carrying)
         if lwp is None:
             look.lwp = look.step = None
+            if handler is not None:
+                return True
             holder = carrying.holder
             if holder is None or holder.handle is not IN_POLL:
                 self._healthy = 0  # a poll that is held is a part of a busy loop's work
@@ -275,6 +281,17 @@ class Sampler:
                 look.backoff = 20
             look.frame = 0
         return True
+
+    def _look_at_handler(self, carrying: Carrying, handler: Handler, now: float) -> None:
+        """Look at a signal handler of the home's."""
+        home = carrying.home
+        frame = None if home is None else home.frame()
+        if home is None or frame is None or handler.call is not None or own(frame.f_code):
+            return
+        self._healthy = 0
+        since = handler.standing_since(frame, now)
+        if now - since >= carrying.reactions.threshold * 0.9 and traps.may_call(frame.f_code, frame.f_lasti):
+            carrying.reactions.handler_overdue(home, handler, _call(frame, Detection.DISCOVERED, since), frame)
 
     def _wanted_gil(self, late: float) -> bool:
         """Whether this thread was late for want of the interpreter, and not of a processor, as far as that is known."""

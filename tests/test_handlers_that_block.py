@@ -1,0 +1,321 @@
+"""Signal handlers of ``signal.signal`` that block where the home has no step: the loop goes on without the home.
+
+Each handler waits for what only a task of the loop can release.
+"""
+
+from __future__ import annotations
+
+import pytest
+from test_signals import play
+
+SETTING = """
+    def handles(block):
+        signal.signal(signal.SIGUSR1, lambda number, frame: block())
+
+    class Block:
+        def __init__(self):
+            self.began = threading.Event()
+            self.lock = threading.Lock()
+            self.lock.acquire()
+            self.order = []
+
+        def __call__(self):
+            self.order.append("blocks")
+            self.began.set()
+            self.lock.acquire()
+            self.order.append("returns")
+
+        def release(self):
+            self.order.append("releases")
+            self.lock.release()
+
+    def in_state(home, *states):
+        while home.state.value not in states:
+            time.sleep(0)
+
+    def when_polling(home, block):
+        # The signal comes while the home polls.
+        in_state(home, "polling")
+        interrupt(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("spares", [False, True], ids=["alone", "beside a spare"])
+def test_the_home_polls(spares: bool) -> None:
+    """A timer releases the handler: somebody else has to poll for it."""
+    play(
+        SETTING,
+        f"""
+        for round in range(20):
+            block = Block()
+            handles(block)
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                if {spares}:
+                    time.sleep(0.001)
+                    while not at_home():
+                        await asyncio.sleep(0.001)
+                thread = threading.Thread(target=when_polling, args=(home_of(loop), block))
+                thread.start()
+                while not block.began.is_set():
+                    await asyncio.sleep(0.001)
+                assert not at_home()
+                block.release()
+                while len(block.order) < 3:
+                    await asyncio.sleep(0.001)
+                thread.join()
+                assert block.order == ["blocks", "releases", "returns"], block.order
+                while not at_home():  # it does its duty again
+                    await asyncio.sleep(0.001)
+
+            hybridexec.run(main(), engine="selector")
+        done()
+        """,
+    )
+
+
+def test_the_home_is_parked() -> None:
+    """Another LWP carries the loop, and wakes the home, as it has nothing to run."""
+    play(
+        SETTING,
+        """
+        for round in range(20):
+            block = Block()
+            handles(block)
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                home = home_of(loop)
+                away = loop.create_future()
+
+                async def carries():
+                    while at_home():
+                        await asyncio.sleep(0)
+                    with hybridexec.pinned():
+                        released.release()
+                        loop._write_to_self()
+                        in_state(home, "parked", "returning", "polling")
+                        interrupt(signal.SIGUSR1)
+                        block.began.wait()
+                    loop.call_later(0.001, block.release)
+                    away.set_result(None)
+
+                released = threading.Lock()
+                released.acquire()
+                task = asyncio.create_task(carries())
+                await asyncio.sleep(0)
+                released.acquire()
+                await away
+                while len(block.order) < 3:
+                    await asyncio.sleep(0.001)
+                await task
+                assert block.order == ["blocks", "releases", "returns"], block.order
+
+            hybridexec.run(main())
+        done()
+        """,
+    )
+
+
+def test_the_home_waits_with_a_step() -> None:
+    """Its step is back from its call, and is the next to get the loop."""
+    play(
+        SETTING,
+        """
+        for round in range(20):
+            block = Block()
+            handles(block)
+            order = []
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                home = home_of(loop)
+                released = threading.Lock()
+                released.acquire()
+
+                async def carries():
+                    with hybridexec.pinned():
+                        released.release()
+                        in_state(home, "returning")
+                        interrupt(signal.SIGUSR1)
+                        block.began.wait()
+                    for _ in range(20):
+                        await asyncio.sleep(0.001)
+                    order.append("others")
+                    block.release()
+
+                assert at_home()
+                task = asyncio.create_task(carries())
+                released.acquire()
+                assert at_home()
+                order.append("home")
+                await task
+                assert order == ["others", "home"], order
+                assert block.order == ["blocks", "releases", "returns"], block.order
+
+            hybridexec.run(main())
+        done()
+        """,
+    )
+
+
+def test_the_loop_stops_meanwhile() -> None:
+    """It returns from run_forever when the handler is over."""
+    play(
+        SETTING,
+        """
+        for round in range(20):
+            block = Block()
+            handles(block)
+            loop = hybridexec.new_event_loop(engine="selector")
+
+            def wait():
+                if block.began.is_set():
+                    loop.stop()
+                    loop.call_later(0.001, block.release)
+                else:
+                    loop.call_later(0.001, wait)
+
+            loop.call_soon(wait)
+            loop.call_soon(lambda: threading.Thread(target=when_polling, args=(home_of(loop), block)).start())
+            loop.run_forever()
+            assert block.order == ["blocks", "releases", "returns"], block.order
+            loop.close()
+        done()
+        """,
+    )
+
+
+def test_what_it_raises_comes_out_of_the_run() -> None:
+    play(
+        SETTING,
+        """
+        for round in range(20):
+            block = Block()
+
+            def handler():
+                block()
+                raise LookupError("by the handler")
+
+            handles(handler)
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=when_polling, args=(home_of(loop), block)).start()
+                while not block.began.is_set():
+                    await asyncio.sleep(0.001)
+                block.release()
+                await asyncio.Event().wait()
+
+            try:
+                hybridexec.run(main(), engine="selector")
+            except LookupError:
+                continue
+            raise SystemExit("nothing was raised")
+        done()
+        """,
+    )
+
+
+def test_one_that_interrupts_another() -> None:
+    """The first one is over when the second one is."""
+    play(
+        SETTING,
+        """
+        for round in range(20):
+            first, second = Block(), Block()
+            handles(first)
+            signal.signal(signal.SIGUSR2, lambda number, frame: second())
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=when_polling, args=(home_of(loop), first)).start()
+                while not first.began.is_set():
+                    await asyncio.sleep(0.001)
+                interrupt(signal.SIGUSR2)
+                while not second.began.is_set():
+                    await asyncio.sleep(0.001)
+                first.release()
+                await asyncio.sleep(0.001)
+                assert "returns" not in first.order
+                second.release()
+                while len(first.order) < 3:
+                    await asyncio.sleep(0.001)
+
+            hybridexec.run(main(), engine="selector")
+        done()
+        """,
+    )
+
+
+def test_others_block_meanwhile() -> None:
+    """As many as there may be LWPs beside the home."""
+    play(
+        SETTING,
+        """
+        for round in range(10):
+            block = Block()
+            handles(block)
+
+            async def main():
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=when_polling, args=(home_of(loop), block)).start()
+                while not block.began.is_set():
+                    await asyncio.sleep(0.001)
+                locks = [threading.Lock() for _ in range(3)]
+                for lock in locks:
+                    lock.acquire()
+
+                async def blocks(lock, other):
+                    lock.acquire()
+                    other.release()
+
+                tasks = [asyncio.create_task(blocks(*pair)) for pair in zip(locks, (*locks[1:], block.lock))]
+                await asyncio.sleep(0.001)
+                locks[0].release()
+                for task in tasks:
+                    await task
+
+            hybridexec.run(main(), engine="selector", max_lwps=5)
+        done()
+        """,
+    )
+
+
+@pytest.mark.parametrize("mode", ["handoff", "observe", "raise"])
+def test_it_is_told_of(mode: str) -> None:
+    """With its site; and where nothing is to be done about blocks, the loop stays."""
+    lines = play(
+        SETTING,
+        f"""
+        class Tells(hybridexec.Instrument):
+            def blocked(self, upcall):
+                function = upcall.site.function.rpartition(".")[2]
+                print(upcall.kind.value, function, upcall.detection.value, upcall.user_thread)
+                if {mode!r} != "handoff":
+                    block.lock.release()
+
+            def unblocked(self, upcall):
+                print(upcall.kind.value, upcall.duration > 0)
+
+        block = Block()
+        handles(block)
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            home = home_of(loop)
+            threading.Thread(target=when_polling, args=(home, block)).start()
+            while not block.began.is_set():
+                await asyncio.sleep(0.05)
+            if {mode!r} == "handoff":
+                block.release()
+            while "returns" not in block.order:
+                await asyncio.sleep(0.001)
+            assert loop.stats().handoffs == ({mode!r} == "handoff")
+
+        hybridexec.run(main(), engine="selector", mode={mode!r}, instruments=[Tells()])
+        done()
+        """,
+    )
+    assert lines == ["blocked __call__ discovered None", "unblocked True"]
