@@ -12,6 +12,7 @@ from __future__ import annotations
 import _thread
 import argparse
 import asyncio
+import collections
 import contextlib
 import contextvars
 import ctypes
@@ -39,6 +40,10 @@ from hybridexec.detector import trap
 
 PATIENCE = 40
 """Seconds after which a scene hangs: the stacks of all threads are printed, and the program ends."""
+
+
+COUNTS = 3
+"""How often a scene is played to find the places that it reaches."""
 
 
 class Strike(Exception):
@@ -385,10 +390,19 @@ def main() -> None:
     watch = Places()
     for name in options.scenes:
         counts: dict[places.Place, int] = {}
-        for _ in range(2):  # what is reached differs a little from time to time
-            perform(name, Strike, lambda play, counts=counts: counts.update(watch.count(play)))  # type: ignore[misc]
+        times: collections.Counter[places.Place] = collections.Counter()
+
+        def count(play: Play, counts: Any = counts, times: Any = times) -> None:
+            reached = watch.count(play)
+            counts.update(reached)
+            times.update(reached.keys())
+
+        for _ in range(COUNTS):  # what is reached differs from time to time, on a busy machine by more
+            perform(name, Strike, count)
         reached = sorted(counts, key=places.name_of)
         chosen = [place for place in reached if not options.place or options.place in places.name_of(place)]
+        if options.most is not None:  # some of those that are sure to be reached
+            chosen = [place for place in chosen if times[place] == COUNTS]
         # A place's lot is its own: the same are drawn, whatever else is reached this time.
         lots = {place: random.Random(f"{options.seed} {places.name_of(place)}") for place in chosen}
         order = {place: lot.random() for place, lot in lots.items()}
