@@ -90,6 +90,11 @@ def test_each_task_has_a_session_of_its_own(how: Callable[[str], list[str]]) -> 
     assert run(*how("scoped_session.py")) == ["20 customers with {2} orders each"]
 
 
+@pytest.mark.parametrize("how", [command, pytest.param(on_asyncio, marks=pytest.mark.slow)])
+def test_each_request_has_a_connection_of_its_own(how: Callable[[str], list[str]]) -> None:
+    assert run(*how("django_views.py")) == ["20 customers with 2 orders each"]
+
+
 @contextlib.contextmanager
 def service(directory: Path) -> Iterator[str]:
     """The service, on a port that is free; its URL.  It has to stop cleanly, and to leave nothing in the directory."""
