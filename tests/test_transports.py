@@ -11,6 +11,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from helpers import fill, holds, pipe, running_loop
 from test_readers import rests, until
 
 import hybridexec
+from hybridexec.carrying import RETURN_BOUND
 
 pytestmark = pytest.mark.engine("selector", reason="uvloop calls protocols from within its poll, where nothing moves")
 
@@ -223,6 +225,63 @@ def test_a_connection_is_there_when_connection_made_is_back() -> None:
             await until(lambda: listener.order[-1] == "connection_lost")
 
     hybridexec.run(main())
+
+
+def test_a_process_is_there_when_connection_made_is_back() -> None:
+    async def main() -> None:
+        listener = Listener("connection_made")
+        task = asyncio.create_task(running_loop().subprocess_exec(lambda: listener, "true", stderr=None))
+        await until(lambda: listener.away)
+        await still_away(listener)
+        done = task.done()
+        listener.release()
+        assert not done
+        transport, _ = await task
+        assert listener.order[:2] == ["connection_made", "back"]
+        await until(lambda: listener.order[-1] == "connection_lost")
+        transport.close()
+
+    hybridexec.run(main())
+
+
+def test_a_process_is_not_there_before_connection_made_if_its_start_has_blocked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The start's call is over when ``connection_made`` is about to be scheduled, and has the loop before that runs."""
+    get_pid = asyncio.unix_events._UnixSubprocessTransport.get_pid  # type: ignore[attr-defined]
+    reader, writer = os.pipe()
+
+    class Protocol(asyncio.SubprocessProtocol):
+        looked = made = False
+
+        @property
+        def connection_made(self) -> Any:
+            carrying = running_loop()._carrying
+            with hybridexec.pinned():
+                if not self.looked:
+                    os.write(writer, b"x")
+                    while not carrying.returning or time.monotonic() < carrying.returning[0].since + RETURN_BOUND:
+                        time.sleep(0.001)
+            self.looked = True
+            return self.is_made
+
+        def is_made(self, transport: asyncio.BaseTransport) -> None:
+            self.made = True
+
+    def blocks(transport: Any) -> int:
+        if not transport.get_protocol().looked:
+            os.read(reader, 1)
+        return int(get_pid(transport))
+
+    async def main() -> None:
+        transport, protocol = await running_loop().subprocess_exec(Protocol, "true", stderr=None)
+        assert protocol.made
+        transport.close()
+
+    monkeypatch.setattr("asyncio.unix_events._UnixSubprocessTransport.get_pid", blocks)
+    hybridexec.run(main())
+    os.close(reader)
+    os.close(writer)
 
 
 def test_other_connections_and_steps_of_the_program_go_on() -> None:

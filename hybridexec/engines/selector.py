@@ -99,16 +99,16 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
 
     async def _make_subprocess_transport(self, *args: Any, **kwargs: Any) -> Any:
         transport: Any = await super()._make_subprocess_transport(*args, **kwargs)  # type: ignore[misc]
-        task: Any = asyncio.current_task()
-        if task is not None and task._must_cancel:
-            # Cancelled while a call in there blocked, and all that it awaited was done by then: on asyncio, where the
-            # loop would have stood still, the await would have raised.  Nobody else knows of the process.
-            try:
-                await asyncio.sleep(0)
-            except BaseException:
-                transport.close()
-                await transport._wait()
-                raise
+        # connection_made is on its way, and asyncio's waiter may have overtaken it: if it blocks, or if a call in there
+        # has, so that the waiter was done before anybody awaited it.
+        waiter = self.create_future()
+        self.call_soon(told, waiter, transport)
+        try:
+            await waiter
+        except BaseException:  # cancelled: nobody else knows of the process
+            transport.close()
+            await transport._wait()
+            raise
         return transport
 
     def _tells(self, waiter: Any, transport: Any) -> Any:
