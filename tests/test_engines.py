@@ -673,6 +673,27 @@ def test_a_handler_for_the_ends_of_children_is_refused() -> None:
         run_uv(main())
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio has no child watchers any more")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_asyncio_s_child_watcher_does_no_harm() -> None:
+    """As on uvloop, it is told that it is not needed: what it is attached for works all the same."""
+    watcher: Any = asyncio.SafeChildWatcher()
+    asyncio.set_child_watcher(watcher)
+
+    async def main() -> int:
+        with pytest.warns(RuntimeWarning, match="libuv hears of the ends"):
+            watcher.attach_loop(asyncio.get_running_loop())
+        process = await asyncio.create_subprocess_exec("true")
+        return await process.wait()
+
+    try:
+        assert run_uv(main()) == 0
+        watcher.attach_loop(None)
+    finally:
+        no_watcher: Any = None
+        asyncio.set_child_watcher(no_watcher)
+
+
 @pytest.mark.parametrize(("name", "args"), [("sock_recv", (1,)), ("sock_sendall", (b"",)), ("sock_accept", ())])
 def test_debug_mode_refuses_a_socket_that_blocks(name: str, args: tuple[Any, ...]) -> None:
     async def main() -> None:

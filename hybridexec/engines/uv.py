@@ -57,6 +57,12 @@ _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
 _SelectorBase: Any = BaseSelectorEventLoop
 
+_child_watchers: Any = getattr(unix_events, "AbstractChildWatcher", ())  # there are none since 3.14
+
+_NO_WATCHER = (
+    "asyncio's child watcher is not attached: on the engine 'uvloop' libuv hears of the ends of children by itself"
+)
+
 _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 POLL_PAUSE = 0.0005
@@ -388,6 +394,9 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """As asyncio's, but for SIGCHLD: libuv has a handler for it, by which it hears of the ends of children."""
         if sig == signal.SIGCHLD:
+            if isinstance(getattr(callback, "__self__", None), _child_watchers):
+                warnings.warn(_NO_WATCHER, RuntimeWarning, source=self, skip_file_prefixes=(_OWN,))
+                return
             raise RuntimeError(
                 "cannot add a handler for SIGCHLD: on the engine 'uvloop' libuv has one, which learns by it that a "
                 "child has ended; engine='selector' allows it"

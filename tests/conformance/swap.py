@@ -26,6 +26,8 @@ def install(engine: str) -> None:
         class PlainLoop(uvloop.Loop):
             """uvloop's, that takes the argument of asyncio's loop."""
 
+            _default_executor = None  # a private of asyncio's, which most of the tests look at when they are over
+
             def __init__(self, selector: Any = None) -> None:
                 super().__init__()
 
