@@ -148,6 +148,38 @@ def test_the_engine_of_the_environment(suite: pytest.Pytester, monkeypatch: pyte
     run(suite, source, "--hybridexec", passed=1)
 
 
+NESTED = """
+    pytest_plugins = "pytester"
+
+    def runs(pytester, *arguments):
+        pytester.makeini("[pytest]\\naddopts = -p no:cacheprovider -p no:asyncio")
+        pytester.makepyfile(test_inner='''
+            import asyncio, hybridexec
+            async def main():
+                return asyncio.get_running_loop()
+            def test_it():
+                loop = asyncio.run(main())
+                assert isinstance(loop, hybridexec.HybridLoop) and loop.config.mode == "observe"
+        ''')
+        return pytester.runpytest_inprocess(*arguments).parseoutcomes()
+
+    async def move():
+        moves()
+
+    def test_a_pytest_that_has_the_option(pytester):
+        assert runs(pytester, "--hybridexec-mode=observe") == {"passed": 1}
+        asyncio.run(move())
+
+    def test_a_pytest_that_has_not(pytester):
+        assert runs(pytester) == {"failed": 1}  # its loop is this suite's, in the mode of this suite
+        asyncio.run(move())
+"""
+
+
+def test_a_suite_that_runs_pytest_within_itself_keeps_its_loops(suite: pytest.Pytester) -> None:
+    run(suite, NESTED, "--hybridexec", passed=2)
+
+
 def test_without_the_option_nothing_is_imported_or_replaced(suite: pytest.Pytester) -> None:
     suite.makeconftest(
         """

@@ -34,30 +34,40 @@ def _of_environment(real: type) -> HybridLoop:
     return HybridLoop()
 
 
-def replace(make: Callable[[type], HybridLoop] = _of_environment) -> None:
+def replace(make: Callable[[type], HybridLoop] | None = None) -> Callable[[type], HybridLoop] | None:
     """Replace asyncio's and uvloop's loops in this process and in those that ``multiprocessing`` starts.
 
-    Once is enough: further calls do nothing, until :func:`restore`.  Thread-safe.
+    Thread-safe.
 
     Args:
-        make: makes the loops of this process; it gets the class that a loop stands in for.
+        make: makes the loops of this process from now on; it gets the class that a loop stands in for.  None: whoever
+            makes them already goes on with it; if nobody does, they are as the environment says.
+
+    Returns:
+        Who has made them before, for :func:`restore`; None if they were asyncio's own.
     """
     global _make
     with _lock:
-        if _make is not None:
-            return
-        _make = make
+        former = _make
+        _make = make or former or _of_environment
+        if former is not None:
+            return former
     _replace_in(asyncio, *(module for name in ("unix", "windows") if (module := _asyncio(f"{name}_events"))))
     _when_imported("uvloop", lambda module: _set(module, "Loop", stand_in(module.Loop)))
     _when_imported("multiprocessing.spawn", _take_along)
+    return None
 
 
-def restore() -> None:
-    """Have what :func:`replace` has replaced back.  A stand-in that somebody has kept makes the real loops again."""
+def restore(former: Callable[[type], HybridLoop] | None = None) -> None:
+    """Have what :func:`replace` has replaced back.  A stand-in that somebody has kept makes the real loops again.
+
+    Args:
+        former: what that call returned.  If that is somebody (one pytest runs within another), they make the loops.
+    """
     global _make
     with _lock:
-        _make = None
-        while _undo:
+        _make = former
+        while _undo and former is None:
             _undo.pop()()
 
 
@@ -116,7 +126,7 @@ def _replace_in(*modules: Any) -> None:
 class _Companion:
     """Travels with the data that prepares a new process, and replaces the loops there when it is unpickled."""
 
-    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], object], tuple[()]]:
         return replace, ()
 
 

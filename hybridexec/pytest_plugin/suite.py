@@ -57,7 +57,7 @@ class Suite:
         self._blocks = Blocks(lambda: self._test)
         for module in (calls, reactions):  # a traceback is to end at the call
             vars(module)["__tracebackhide__"] = _hides
-        loops.replace(self._make)
+        self._former = loops.replace(self._make)  # a suite of a pytest that runs this one, or ``hybridexec run``
 
     # ---------------------------------------------------------------- loops
 
@@ -93,8 +93,8 @@ class Suite:
             raise pytest.UsageError(str(exc)) from None
 
     def pytest_unconfigure(self) -> None:
-        """asyncio's loops are its own again."""
-        loops.restore()
+        """The loops are those again that they were before."""
+        loops.restore(self._former)
         if self._attached:
             detector.detach()
             self._attached = False
