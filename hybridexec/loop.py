@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 import types
-from asyncio import Handle, base_events, events
+from asyncio import base_events, events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +27,7 @@ from .lwp import current
 from .reactions import Reactions
 from .shield import Shield
 from .stats import Stats
-from .turns import Turns
+from .turns import HANDLE_RUN, Turns
 from .upcalls import Emitter, logger
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class HybridLoop(Turns):
         self._reactions = Reactions(self, self._carrying, self._emitter, self._affinity, self.config)
         self._carrying.reactions = self._reactions
         self._following = Following(self, self._carrying, self._reactions)
-        runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, Handle._run
+        runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, HANDLE_RUN
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
         self._mailbox = home.Mailbox(self._carrying)
         handling = Handling(self._carrying, detector.sampler.look)

@@ -35,6 +35,9 @@ _MIN_CANCELLED_TIMERS = 30
 _CANCELLED_FRACTION = 0.25
 _MAX_TIMEOUT = 24 * 3600.0
 
+HANDLE_RUN: Any = Handle._run
+"""asyncio's own, which the turns do without."""
+
 
 class Turns(_Engine):
     """The part of ``HybridLoop`` that runs steps: a class under it and no object of its own, being the hot path."""
@@ -119,6 +122,8 @@ class Turns(_Engine):
         of_fd: Any = FdHandle
         over: Any = OVER
         idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
+        if Handle._run is not HANDLE_RUN:
+            step = plain = of_fd = None  # a tool has put its own in that place, by which it sees all callbacks
         for _ in batch:
             handle = ready.popleft()
             if handle._cancelled:
@@ -283,7 +288,7 @@ class Turns(_Engine):
         self.call_exception_handler(context)
 
     def _run_debug(self, handle: Any) -> None:
-        plain: Any = Handle
+        plain: Any = Handle if Handle._run is HANDLE_RUN else None
         started = self.time()
         self._current_handle = handle
         try:

@@ -26,7 +26,19 @@ from typing import Any
 import coverage
 import pytest
 from blockbuster import BlockingError, blockbuster_ctx
-from helpers import LIBC, Scene, Witness, fresh, pipe, play, play_strictly, run_script, start, thread_name
+from helpers import (
+    LIBC,
+    Scene,
+    Witness,
+    fresh,
+    pipe,
+    play,
+    play_strictly,
+    run_script,
+    running_loop,
+    start,
+    thread_name,
+)
 
 import hybridexec
 from hybridexec import Detection, DetectorUnavailableError, UpcallKind
@@ -573,3 +585,45 @@ def test_a_tool_that_forbids_blocking_calls_forbids_the_steps_alone() -> None:
     with blockbuster_ctx():
         hybridexec.run(main())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("hybridexec-lwp")]
+
+
+# ---------------------------------------------------------------- tools that see all callbacks
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_tool_that_has_replaced_what_runs_callbacks_sees_them_all(
+    monkeypatch: pytest.MonkeyPatch, debug: bool
+) -> None:
+    """aiodebug does so, and others that tell of slow callbacks: those of loops that were there before, too."""
+    seen: list[str] = []
+    handle_run: Any = asyncio.Handle._run
+
+    def instrumented(handle: asyncio.Handle) -> None:
+        seen.append(repr(handle))
+        handle_run(handle)
+
+    async def blocks(reader: int) -> None:
+        LIBC.read(reader, b" ", 1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with pipe() as (reader, writer), pipe() as (watched, other):
+            loop.call_soon(abs, 1)
+            await asyncio.sleep(0)
+            monkeypatch.setattr(asyncio.Handle, "_run", instrumented)
+            loop.call_soon(bin, 1)
+            loop.call_soon_threadsafe(hex, 1)
+            loop.call_later(0, oct, 1)
+            loop.add_reader(watched, loop.remove_reader, watched)
+            os.write(other, b"x")
+            task = asyncio.create_task(fresh(blocks)(reader))
+            loop.call_soon(os.write, writer, b"x")
+            await task
+            await asyncio.sleep(0.001)
+            monkeypatch.undo()
+            assert running_loop().stats().handoffs == 1
+
+    hybridexec.run(main(), engine="selector", debug=debug)
+    assert not [text for text in seen if "abs(" in text]
+    for what in ("bin(", "hex(", "oct(", "remove_reader(", "TaskStep", "write("):
+        assert [text for text in seen if what in text], (what, seen)
