@@ -1,15 +1,19 @@
 """What only the home can do: on behalf of whoever asks (rule 4).
 
-CPython lets the main thread alone change signal handlers.  A step that runs on a spare and asks for it puts the call
-into the home's mailbox and waits, as in any call that may block: the home does it as soon as it waits for the loop
-itself; if it is blocked in a step of its own, the loop goes on meanwhile.
-
-CPython also calls signal handlers on the main thread alone, between two instructions, or when a signal ends the system
+CPython calls signal handlers on the main thread alone, between two instructions, or when a signal ends the system
 call that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the
 loop waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
 called, and with it all others.  A home whose step has something to raise that was put off (``shield.py``) is nudged,
 too.
+
+CPython also lets the main thread alone change signal handlers.  A step that runs on a spare and asks for it puts the
+call into the home's mailbox and waits, as in any call that may block: the home does it as soon as it waits for the loop
+itself.  If it is blocked in a step of its own for longer, it is nudged, and does it in the middle of that; if that
+cannot be, the loop goes on meanwhile.
+
+A step on a spare that calls ``signal.pause`` waits until a handler has been called on the main thread: the system
+would have it wait for a signal of its own thread.
 
 On asyncio what a handler raises (a second Ctrl-C) breaks off the call that the main task is blocked in.  CPython breaks
 calls off on the main thread alone: elsewhere they are taken up again after any signal, and an exception that another
@@ -30,7 +34,7 @@ from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from .detector.calls import Call, Site, excluded
+from .detector.calls import Call, Site, excluded, own
 from .identity import on_main_thread, os_ident
 from .lwp import LWP, Bell, LwpState, Region, current
 from .shield import Shield
@@ -44,6 +48,10 @@ if TYPE_CHECKING:
 NUDGE_PAUSE = 0.02
 """Seconds between two nudges."""
 
+PATIENCE = 0.1
+"""Seconds that a blocked home has to serve by itself, before it is nudged for that: a signal ends calls of C code
+that does not take them up again, as CPython does."""
+
 ANSWERS = 2
 """A signal that comes while the handlers are called may miss the first round of them, but not the second."""
 
@@ -55,11 +63,16 @@ class Nudges:
     """Sees that a blocked home calls the signal handlers that are due.  The loop's holder asks, the home answers."""
 
     def __init__(
-        self, carrying: Carrying, shield: Shield, call_later: Callable[[float, Callable[[], None]], object]
+        self,
+        carrying: Carrying,
+        shield: Shield,
+        call_later: Callable[[float, Callable[[], None]], object],
+        serve: Callable[[], None],
     ) -> None:
         self._carrying = carrying
         self._shield = shield
         self._call_later = call_later
+        self._serve = serve
         self._due = 0  # how often the home has to answer
         self._nudging = False  # a timer is set
         self._mine = False  # the signal's handler is ours
@@ -72,6 +85,7 @@ class Nudges:
             return
         try:
             self._shield.signal(_NUDGE, self._answered)
+            self._shield.quiet = self._answered
             self._mine = True
             yield
         finally:
@@ -95,7 +109,7 @@ class Nudges:
             self._call_later(NUDGE_PAUSE, self._nudge)
 
     def remind(self) -> None:
-        """Nudge a home whose step has to raise what was put off.  The sampler asks, until the step has done so."""
+        """Nudge a home whose step has to raise what was put off, or to serve.  Who asks does so until that is done."""
         home = self._carrying.home
         if self._mine and home is not None and _NUDGE is not None:
             signal.pthread_kill(home.ident, _NUDGE)
@@ -108,6 +122,8 @@ class Nudges:
         """
         self._due -= 1
         home = self._carrying.home
+        if home is not None and home.state is LwpState.BLOCKED and frame is not None and not own(frame.f_code):
+            self._serve()
         if home is not None and home.handle is not None and not (frame is not None and excluded(frame.f_code)):
             self._carrying.reactions.interrupt(home)
 
@@ -152,10 +168,16 @@ class _Letter:
 
 
 class Mailbox:
-    """The home's mailbox of one loop.  Thread-safe."""
+    """The home's mailbox of one loop.  Thread-safe.
 
-    def __init__(self, carrying: Carrying) -> None:
+    Args:
+        carrying: who carries the loop.
+        nudge: has a home serve that is blocked in a step.
+    """
+
+    def __init__(self, carrying: Carrying, nudge: Callable[[], None]) -> None:
         self._carrying = carrying
+        self._nudge = nudge
         self._process = os.getpid()
         self._letters: collections.deque[_Letter] = collections.deque()
 
@@ -168,26 +190,50 @@ class Mailbox:
         Raises:
             BaseException: what the call raises.
         """
-        lwp = current.get(os_ident())
-        carrying = self._carrying
-        if lwp is None or lwp.carrying is not carrying or lwp is carrying.home or os.getpid() != self._process:
-            return call()  # in a forked child, whose only thread is its main thread, asyncio asks before we know
+        lwp = self.spare()
+        if lwp is None:
+            return call()
         letter = _Letter(call)
         self._letters.append(letter)
-        frame = sys._getframe(1)
-        waiting = Call(Site(frame.f_code, frame.f_lasti), "the main thread's help", letter, Detection.DECLARED)
-        away = lwp.region is Region.AWAY  # it is without the loop, and stays so
-        if not away:
-            carrying.reactions.call(lwp, waiting, False)
-        try:
-            carrying.mail()
-            letter.done.wait()
-        finally:
-            if not away:
-                carrying.reactions.over(lwp, waiting, raised=True)
+        self.wait(lwp, "the main thread's help", lambda: self._await(letter))
         if letter.error is not None:
             raise letter.error
         return letter.result
+
+    def spare(self) -> LWP | None:
+        """The spare of the loop whose step calls this; None if it is anybody else."""
+        lwp = current.get(os_ident())
+        carrying = self._carrying
+        if lwp is None or lwp.carrying is not carrying or lwp is carrying.home or os.getpid() != self._process:
+            return None  # in a forked child, whose only thread is its main thread, asyncio asks before we know
+        return lwp
+
+    def wait(self, lwp: LWP, name: str, waits: Callable[[], object], *, sure: bool = False) -> None:
+        """Have a step wait in a function of this package, as in a call that blocks, or may block."""
+        frame = sys._getframe(1)
+        waiting = Call(Site(frame.f_code, frame.f_lasti), name, None, Detection.DECLARED)
+        region = lwp.region
+        away = region is Region.AWAY  # it is without the loop, and stays so
+        if not away:
+            lwp.region = Region.OWN  # what is called on the way is no part of the step
+            try:
+                self._carrying.reactions.call(lwp, waiting, sure)
+            finally:
+                lwp.region = region
+        try:
+            waits()
+        finally:
+            if not away:
+                self._carrying.reactions.over(lwp, waiting, raised=True)
+
+    def _await(self, letter: _Letter) -> None:
+        self._carrying.mail()
+        home = self._carrying.home
+        patience = PATIENCE
+        while not letter.done.wait(patience):
+            patience = NUDGE_PAUSE
+            if home is not None and home.state is LwpState.BLOCKED:
+                self._nudge()
 
     def serve(self) -> None:
         """Do what others have asked for.  On the home."""
@@ -200,7 +246,7 @@ class _Signal:
 
     def __init__(self, mailbox: Mailbox, shield: Shield) -> None:
         self._mailbox = mailbox
-        self._set = shield.signal
+        self._shield = shield
         self.getsignal = shield.getsignal
 
     def __getattr__(self, name: str) -> Any:
@@ -208,11 +254,25 @@ class _Signal:
 
     def signal(self, signalnum: int, handler: Any, /) -> Any:
         """As ``_signal.signal``."""
-        return self._mailbox.at_home(lambda: self._set(signalnum, handler))
+        return self._mailbox.at_home(lambda: self._shield.signal(signalnum, handler))
 
     def set_wakeup_fd(self, fd: int, /, **options: Any) -> int:
         """As ``_signal.set_wakeup_fd``."""
         return int(self._mailbox.at_home(lambda: _signal.set_wakeup_fd(fd, **options)))
+
+    def pause(self) -> None:
+        """As ``_signal.pause``: in a step, until a handler has been called; and none of ours ends it."""
+        lwp = current.get(os_ident())
+        if lwp is None or lwp.handle is None or lwp.region is Region.AWAY:
+            _signal.pause()
+            return
+        bell = Bell()
+        self._shield.waiting.add(bell)
+        try:
+            self._mailbox.wait(lwp, "signal.pause", bell.wait, sure=True)
+        finally:
+            self._shield.waiting.discard(bell)
+        lwp.carrying.reactions.interrupt(lwp)
 
 
 @contextlib.contextmanager
@@ -237,17 +297,20 @@ def main_thread(
         return
     stand_in = _Signal(mailbox, shield)
     module: Any = signal
-    before = module._signal, module.set_wakeup_fd
+    replaced = {"_signal": stand_in, "set_wakeup_fd": stand_in.set_wakeup_fd}
+    if hasattr(module, "pause"):
+        replaced["pause"] = stand_in.pause
+    before = {name: getattr(module, name) for name in replaced}
     with shield.up():
         try:
             former = _signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
             if former != -1:
                 _signal.set_wakeup_fd(former)
-            module._signal, module.set_wakeup_fd = stand_in, stand_in.set_wakeup_fd
+            vars(module).update(replaced)
             with nudges.ready():
                 yield
         finally:
-            module._signal, module.set_wakeup_fd = before
+            vars(module).update(before)
             latter = _signal.set_wakeup_fd(-1)
             if latter != waker or handled:
                 _signal.set_wakeup_fd(latter)

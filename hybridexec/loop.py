@@ -71,10 +71,10 @@ class HybridLoop(Turns):
         self._following = Following(self, self._carrying, self._reactions)
         runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, HANDLE_RUN
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
-        self._mailbox = home.Mailbox(self._carrying)
+        self._mailbox = home.Mailbox(self._carrying, self.remind)
         handling = Handling(self._carrying, detector.sampler.look)
         self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off, handling)
-        self._nudges = home.Nudges(self._carrying, self.shield, self.call_later)
+        self._nudges = home.Nudges(self._carrying, self.shield, self.call_later, self.serve)
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         self._announced = False
@@ -300,7 +300,7 @@ class HybridLoop(Turns):
         return passed
 
     def remind(self) -> None:
-        """The home's step has to raise what was put off."""
+        """The home's step has to raise what was put off, or to do what others have asked for."""
         self._nudges.remind()
 
     # ---------------------------------------------------------------- what ends the run

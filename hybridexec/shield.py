@@ -30,6 +30,7 @@ from typing import Any
 
 from .detector.calls import own
 from .handling import Handling
+from .lwp import Bell
 
 
 class Shield:
@@ -43,6 +44,8 @@ class Shield:
     Attributes:
         closed: whether handlers have to wait.
         pending: the signals that came meanwhile.
+        waiting: rung when a handler of the program's has been called.
+        quiet: the handler that is none of the program's.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Shield:
     ) -> None:
         self.closed = False
         self.pending: collections.deque[int] = collections.deque()
+        self.waiting: set[Bell] = set()
+        self.quiet: Any = None
         self._callers = callers
         self._put_off = put_off
         self._handling = handling
@@ -84,6 +89,9 @@ class Shield:
                 handler(signum, frame)
             finally:
                 self._handling.end()
+                if handler != self.quiet:
+                    for bell in list(self.waiting):
+                        bell.ring()
         except BaseException as exc:
             if not self._up or not self._interrupts_protocol(frame):
                 raise

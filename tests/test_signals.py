@@ -991,6 +991,111 @@ def test_what_only_the_main_thread_may_do_is_done_for_a_spare() -> None:
     )
 
 
+@pytest.mark.parametrize("blocks", ["lock.acquire()", "os.read(reader, 1)", "explicit(lock)"])
+def test_what_only_the_main_thread_may_do_is_done_in_the_middle_of_a_block(blocks: str) -> None:
+    """What blocks the home is released by the very step that needs the home."""
+    play(
+        f"""
+        def explicit(lock):
+            with hybridexec.blocking():
+                lock.acquire()
+
+        for round in range(5):
+            with pipe() as (reader, writer):
+                lock = threading.Lock()
+                lock.acquire()
+                came = []
+
+                async def home():
+                    assert at_home()
+                    {blocks}
+
+                async def spare():
+                    assert not at_home()
+                    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+                    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, came.append, "loop's")
+                    interrupt(signal.SIGUSR1)
+                    interrupt(signal.SIGUSR2)
+                    while len(came) < 2:
+                        await asyncio.sleep(0)
+                    assert not at_home()
+                    signal.signal(signal.SIGUSR1, before)
+                    asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR2)
+                    lock.release()
+                    os.write(writer, b"x")
+
+                async def main():
+                    await asyncio.gather(home(), spare())
+                    assert set(came) == {{signal.SIGUSR1, "loop's"}}, came
+
+                hybridexec.run(main())
+        done()
+        """
+    )
+
+
+@pytest.mark.parametrize("where", ["home", "spare"])
+def test_a_step_waits_for_a_signal(where: str) -> None:
+    """Which another task sends."""
+    play(
+        f"""
+        for round in range(20):
+            lock = threading.Lock()
+            lock.acquire()
+            came = []
+
+            async def blocks():
+                lock.acquire()
+
+            async def waits():
+                assert at_home() is ({where!r} == "home")
+                signal.pause()
+                came.append("goes on")
+
+            async def sends():
+                came.append("sends")
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            async def main():
+                signal.signal(signal.SIGUSR1, lambda number, frame: came.append("handler"))
+                tasks = [] if {where!r} == "home" else [asyncio.create_task(blocks())]
+                tasks += asyncio.create_task(waits()), asyncio.create_task(sends())
+                await tasks[-2]
+                assert came == ["sends", "handler", "goes on"], came
+                lock.release()
+                await asyncio.wait(tasks)
+
+            hybridexec.run(main())
+        done()
+        """
+    )
+
+
+def test_what_a_handler_raises_ends_the_wait_for_a_signal() -> None:
+    play(
+        """
+        def handler(number, frame):
+            raise LookupError
+
+        signal.signal(signal.SIGUSR1, handler)
+
+        async def waits():
+            try:
+                signal.pause()
+            except LookupError:
+                return "raised"
+
+        async def main():
+            task = asyncio.create_task(waits())
+            asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+            assert await task == "raised"
+
+        hybridexec.run(main())
+        done()
+        """
+    )
+
+
 def test_a_thread_that_is_no_lwp_is_refused_as_ever() -> None:
     play(
         """
