@@ -247,6 +247,20 @@ def together[T](*functions: Callable[[], T]) -> list[T]:
     return begin(*functions)()
 
 
+def block_each_worker(service: Service, backend: Backend, count: int) -> Callable[[], list[str]]:
+    """Ask until a handler of each of so many workers is blocked: the kernel gives a connection to any.
+
+    Returns:
+        What waits for the answers.
+    """
+    workers: set[int] = set()
+    endings = []
+    while len(workers) < count:
+        endings.append(begin(lambda: get(f"{service.url}/backend")))
+        workers.update(backend.wait_for(1))
+    return lambda: [answer for end in endings for answer in end()]
+
+
 def blocks_and_streams(service: Service) -> None:
     """Have handlers block on other requests, all at once, and in the middle of streams until another puts what they
     wait for."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compatibility.service import APPS, LIMIT, Backend, begin, get, serving, together
+from compatibility.service import APPS, LIMIT, Backend, begin, block_each_worker, get, serving, together
 from compatibility.test_uvicorn import NEEDS, UVICORN
 
 # uvicorn's parent processes leave these open, on every loop
@@ -21,15 +21,11 @@ RELOADING = "detected changes in 'bare.py'. Reloading"
 def test_workers(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving([*UVICORN, "--workers", "2", "bare:app"], engine=engine, backend=backend) as service:
         assert together(*[lambda: get(f"{service.url}/outer")] * 8) == ["outer inner"] * 8
-        workers: set[int] = set()
-        endings = []
-        while len(workers) < 2:  # the kernel gives a connection to either
-            endings.append(begin(lambda: get(f"{service.url}/backend")))
-            workers.update(backend.wait_for(1))
+        answers = block_each_worker(service, backend, 2)
         service.send(number)
         service.wait_until_it_says("Shutting down")
         backend.answer("at last")
-        assert [end() for end in endings] == [["at last"]] * len(endings)
+        assert set(answers()) == {"at last"}
         service.stop_well(None, but=LEFT_OPEN)
 
 
