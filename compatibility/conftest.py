@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 
 from compatibility.daemons import postgresql, redis_server
 from compatibility.service import Backend
@@ -45,3 +47,13 @@ def backend() -> Iterator[Backend]:
     backend = Backend()
     yield backend
     backend.close()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for localhost with its key, and who has signed it."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "own")
+    authority.cert_pem.write_to_path(folder / "authority")
+    return folder / "own", folder / "authority"
