@@ -49,10 +49,12 @@ def test_views_block(engine: str, backend: Backend, number: signal.Signals) -> N
 
 
 @pytest.mark.compatibility(
-    "django", "`def` views, `sync_to_async` and the async ORM (`aget`) stay in asgiref's threads"
+    "django", "`def` views and middleware, `sync_to_async`, the async ORM (`aget`): they stay in asgiref's threads"
 )
 def test_what_is_synchronous_stays_in_threads(engine: str, numbers: Path) -> None:
-    with serving(APP, engine=engine, DATABASE=str(numbers)) as service:
+    middleware = "with_django.synchronous_middleware"
+    with serving(APP, engine=engine, DATABASE=str(numbers), MIDDLEWARE=middleware) as service:
+        blocks_and_streams(service)
         paths = ["synchronous", "in_a_thread"] * 2
         answers = begin(*[functools.partial(get, f"{service.url}/{path}") for path in paths])
         for _ in paths:

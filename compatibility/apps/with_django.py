@@ -17,13 +17,13 @@ from django.core.asgi import get_asgi_application
 from django.db import connection, models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.urls import path
-from django.utils.decorators import async_only_middleware
+from django.utils.decorators import async_only_middleware, sync_only_middleware
 
 FILE = {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("DATABASE", ":memory:")}
 settings.configure(
     ALLOWED_HOSTS=["*"],
     DATABASES={"default": {**FILE, "OPTIONS": {"timeout": 60}}},
-    MIDDLEWARE=["with_django.asks_itself"],
+    MIDDLEWARE=["with_django.asks_itself", *os.environ.get("MIDDLEWARE", "").split()],
     ROOT_URLCONF="with_django",
     SECRET_KEY="secret",
     USE_TZ=True,
@@ -56,6 +56,16 @@ def asks_itself(get_response: Handler) -> Handler:
         response = await get_response(request)
         response["said"] = f"{before} {call_itself('/inner')}"
         return response
+
+    return middleware
+
+
+@sync_only_middleware
+def synchronous_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]) -> object:
+    """Has the view called from a thread, and a coroutine of it brought back to the loop."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        return get_response(request)
 
     return middleware
 
