@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -22,6 +23,10 @@ TEST_LIMIT = 60.0
 
 MODULE_LIMIT = 300.0
 """Seconds that a process may take, if it does not even end by itself."""
+
+_GUARDED = 'exec 3<&0; (read _; kill -s KILL 0) <&3 >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
+"""A shell's: run a command, and beside it what reads the shell's input, which nobody writes to.  That ends when whoever
+has started the shell does, however that was, and then all of the shell's process group is killed."""
 
 _PLATFORM = ("test_windows_events", "test_windows_utils")
 
@@ -93,26 +98,36 @@ def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
 
 
 def _process(command: list[str], folder: str) -> tuple[int, str]:
-    """Run a process to its end, or to the limit; its exit status, and what it has said."""
+    """Run a process to its end, or to the limit; its exit status, and what it has said.
+
+    Whatever it has started itself ends with it, and all of them end with this process.
+    """
     environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": os.getcwd()}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,  # some leave files behind
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    said = Path(folder, "said")  # no pipe: what the process leaves behind would keep that open
+    with said.open("ab") as output:
+        process = subprocess.Popen(
+            ["sh", "-c", _GUARDED, "guard", *command],
+            cwd=folder,  # some leave files behind
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    outcome = ""
     try:
-        said, _ = process.communicate(timeout=MODULE_LIMIT)
+        process.wait(MODULE_LIMIT)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        said, _ = process.communicate()
-        said += f"\nkilled after {MODULE_LIMIT:.0f} s"
-    return process.returncode, f"{said}\nended with {process.returncode}"
+        outcome = f"killed after {MODULE_LIMIT:.0f} s, "
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+    text = said.read_text(errors="replace")
+    said.unlink()
+    return process.returncode, f"{text}\n{outcome}ended with {process.returncode}"
 
 
 def _interpreter_options() -> list[str]:
