@@ -20,7 +20,7 @@ import sys
 import textwrap
 import threading
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from time import monotonic
 from typing import Any, Literal
 
@@ -654,6 +654,70 @@ def test_what_the_last_step_has_sent_is_read_to_its_end_when_run_returns() -> No
     with contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
         loop.run_until_complete(main())
         assert lost == [None]
+
+
+@contextlib.contextmanager
+def connected(loop: HybridLoop, function: Callable[[Any], object]) -> Iterator[socket.socket]:
+    """The other end of a connection whose protocol calls a function with its transport when something is received."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport = transport
+
+            def data_received(self, data: bytes) -> None:
+                function(self.transport)
+
+        transport, _ = loop.run_until_complete(loop.create_connection(Protocol, sock=ours))
+        yield theirs
+        transport.abort()
+
+
+@pytest.mark.parametrize("closes", [False, True])
+def test_what_is_ready_when_a_run_begins_comes_before_what_was_received(closes: bool) -> None:
+    """As on uvloop, which polls when it has run what is ready; a transport that was closed makes no difference."""
+    order: list[str] = []
+
+    async def step() -> None:
+        order.append("step")
+
+    with contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
+        other, end = socket.socketpair()
+        with end, connected(loop, lambda _: order.append("received")) as theirs:
+            transport, _ = loop.run_until_complete(loop.create_connection(asyncio.Protocol, sock=other))
+            theirs.send(b"x")
+            if closes:
+                transport.abort()
+            loop.run_until_complete(step())
+            transport.abort()
+            loop.run_until_complete(asyncio.sleep(0))
+    assert order == ["step", "received"]
+
+
+def test_a_step_that_uvloop_itself_has_made_ready_comes_after_one_look_at_the_descriptors() -> None:
+    """As on uvloop; two would have brought the answer to what was received in the first."""
+    order: list[str] = []
+
+    class Asks(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            order.append("asked")
+            answers.send(b"x")
+
+    async def main() -> None:
+        await running_loop().create_connection(Asks, sock=ours)
+        order.append("made")
+        await asyncio.sleep(0)
+
+    with contextlib.closing(hybridexec.new_event_loop(engine="uvloop")) as loop:
+        ours, theirs = socket.socketpair()
+        with theirs, connected(loop, lambda _: order.append("answered")) as answers:
+            theirs.send(b"x")
+            loop.run_until_complete(main())
+    assert order == ["asked", "made", "answered"]
 
 
 def test_the_default_executor_s_threads_are_called_as_uvloop_calls_them() -> None:

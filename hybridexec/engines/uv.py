@@ -69,10 +69,12 @@ POLL_PAUSE = 0.0005
 """Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
 thread each poll, even if it takes no time, costs some 30 microseconds."""
 
-LAST_POLLS = 3
-"""How many polls follow the last step of a run."""
+LAST_POLLS = 2
+"""How many polls follow the turn that has stopped the loop."""
 
-_set_running_loop = events._set_running_loop
+_UNKNOWN: collections.deque[Any] = collections.deque((None,))
+"""Stands for a queue that is not known: there may always be something in it."""
+
 _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
 
 
@@ -105,6 +107,8 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._poll_ident = 0  # the thread that polls
         self._on_main = False  # ... and whether that is the main thread
         self._poll_due = 0.0  # before that no poll is needed, if there is work
+        self._begins = True  # a run: what was ready before it comes before what a poll brings
+        self._skipped = False  # whether the last poll was left out for one of these reasons
         self._ending = False  # the poll will end by itself
         self._raised: BaseException | None = None  # what has to be raised when it is over
         self._alarm: Any = None  # the timer that bounds the poll, and when it is due
@@ -128,24 +132,28 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def select(self, timeout: float | None) -> None:
         """Poll.  What is found is handled on the way, or is in the queue afterwards."""
-        if timeout == 0 and self._ready and not self._own and monotonic() < self._poll_due:
+        if timeout == 0 and self._ready and (self._begins or (not self._own and monotonic() < self._poll_due)):
+            self._begins = False
+            self._skipped = True
             return
+        self._begins = self._skipped = False
         lwp = self._carrying.holder
         assert lwp is not None
         self._watching.polls += 1
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
         main = self._on_main = lwp.ident == threading.main_thread().ident
+        own = bool(self._own) and self._own is not _UNKNOWN
         if main:
             super().call_soon(self._take_back)
-        if timeout == 0:
-            self._end()
+        if timeout == 0 or own:
+            self._end()  # after one look: if what is uvloop's own made something ready, that would end it after two
         elif self._ready:
             self._end()  # a signal handler has put something there, before it could see that this thread polls
         elif timeout is not None:
             self._set_alarm(timeout)
         lwp.handle = IN_POLL
-        _set_running_loop(None)
+        events._set_running_loop(None)
         try:
             self.shield.closed = main
             self._run_poll()
@@ -154,7 +162,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         except BaseException as exc:
             self._poll_raised(lwp, exc)
         finally:
-            _set_running_loop(self)
+            events._set_running_loop(self)
             self._poll_ident = 0
             self._raised = None
             if lwp.alert:
@@ -166,10 +174,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     def stopped(self) -> None:
         """What the last steps have told uvloop to close and to write, it does in polls: it polls three times itself
-        between a last step and the end (one that reads, one that hears of an end, one that closes)."""
-        for _ in range(LAST_POLLS):
+        between a last step and the end (one that reads, one that hears of an end, one that closes).  The last step was
+        one turn ago: the one that has stopped the loop was told of its end."""
+        for _ in range(LAST_POLLS + self._skipped):
             self._poll_due = 0.0
             self.select(0)
+        self._begins = True
 
     def dispatch(self, found: Any) -> None:
         """There is nothing to dispatch."""
@@ -441,7 +451,7 @@ def _own_queue(loop: Loop, call_soon: Callable[[Callable[[], object]], asyncio.H
             each.remove(handle)
             return each
     handle.cancel()
-    return collections.deque((None,))  # unknown: so there may always be something
+    return _UNKNOWN
 
 
 UvEngine.callers = (UvEngine.select.__code__,)
