@@ -1035,6 +1035,11 @@ class Carrying:
             if self._mail:
                 self._serve()
 
+    def loosen(self, face: Face) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._face = face
+        self._pool.loosen(face)
+
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in."""
         return self.state is LoopState.FORKED

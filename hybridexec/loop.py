@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 import types
+import weakref
 from asyncio import base_events, events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
@@ -71,10 +72,14 @@ class HybridLoop(Turns):
         self._following = Following(self, self._carrying, self._reactions)
         runners: tuple[Any, ...] = type(self)._run_batch, type(self)._run_debug, HANDLE_RUN
         self._carrying.runner_codes = frozenset(runner.__code__ for runner in runners)
-        self._mailbox = home.Mailbox(self._carrying, self.remind)
+        weak: Any = weakref.proxy(self)  # see _let_go(); these are seldom called
+        self._mailbox = home.Mailbox(self._carrying, lambda: weak.remind())
         handling = Handling(self._carrying, detector.sampler.look)
-        self.shield = Shield(self._carrying.runner_codes | set(self.callers), self._put_off, handling)
-        self._nudges = home.Nudges(self._carrying, self.shield, self.call_later, self.serve)
+        callers = self._carrying.runner_codes | set(self.callers)
+        self.shield = Shield(callers, lambda exc: weak._put_off(exc), handling)
+        self._nudges = home.Nudges(
+            self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
+        )
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         self._announced = False
@@ -183,9 +188,17 @@ class HybridLoop(Turns):
         super().close()
         detector.detach()
         self._following.values = None
+        self._let_go()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def _let_go(self) -> None:
+        """The parts of a closed loop refer to it weakly: with its last user it is freed at once, as asyncio's is."""
+        weak: Any = weakref.proxy(self)
+        self._carrying.loosen(weak)
+        self._reactions.loosen(weak)
+        self._following.loosen(weak)
 
     def _drain(self) -> None:
         """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""

@@ -126,5 +126,9 @@ class Pool:
             if started(thread):
                 thread.join()
 
+    def loosen(self, face: Face) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._face = face
+
     def _list(self, lwps: list[LWP]) -> str:
         return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)

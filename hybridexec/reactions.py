@@ -68,6 +68,11 @@ class Reactions:
         """Take over what may change between two runs."""
         self.mode, self.threshold, self.preempt = config.mode, config.threshold, config.preempt
 
+    def loosen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self.loop = loop
+        self.telling.loosen(loop)
+
     # ---------------------------------------------------------------- declared calls, on the LWP itself
 
     def call(self, lwp: LWP, call: Call, sure: bool) -> None:

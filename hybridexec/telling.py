@@ -46,6 +46,10 @@ class Telling:
         self.longest = 0.0
         self.total = 0.0
 
+    def loosen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._loop = loop
+
     # ---------------------------------------------------------------- upcalls
 
     def begun(self, lwp: LWP, call: Call) -> None:

@@ -102,8 +102,18 @@ def test_run_returns_on_its_thread_with_everything_put_back() -> None:
     assert state() == before
 
 
-def test_a_loop_that_ran_is_garbage_when_it_is_closed() -> None:
-    """Nothing keeps it: no thread, no watcher of forks, not the sampler."""
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """The garbage collector does nothing meanwhile."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_loop_that_ran_is_freed_when_it_is_closed() -> None:
+    """Nothing keeps it: no thread, no watcher of forks, not the sampler; nor does it keep itself."""
     loops: list[weakref.ref[Any]] = []
 
     async def main() -> None:
@@ -117,8 +127,35 @@ def test_a_loop_that_ran_is_garbage_when_it_is_closed() -> None:
             await asyncio.sleep(0)
 
     hybridexec.run(main())
-    gc.collect()
     assert [loop() for loop in loops] == [None]
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_loop_that_was_used_in_other_ways_is_freed_when_it_is_closed(debug: bool) -> None:
+    loop = hybridexec.new_event_loop()
+    loop.set_debug(debug)
+    loop.set_task_factory(asyncio.eager_task_factory)
+    loop.add_signal_handler(signal.SIGUSR1, print)
+    with pipe() as (reader, _):
+        loop.add_reader(reader, print)
+        loop.call_later(60, print)
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    assert not loop.remove_reader(reader)
+    assert not loop.is_running()
+    gone = weakref.ref(loop)
+    del loop
+    assert gone() is None
+
+
+@pytest.mark.usefixtures("no_collector")
+def test_a_loop_that_never_ran_is_freed_when_it_is_closed() -> None:
+    loop = hybridexec.new_event_loop()
+    loop.close()
+    gone = weakref.ref(loop)
+    del loop
+    assert gone() is None
 
 
 def test_async_generators_and_executors_are_shut_down_while_the_loop_moves() -> None:

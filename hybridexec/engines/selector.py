@@ -51,6 +51,13 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         self.select = poll.wait  # type: ignore[method-assign]
         self.dispatch = poll.dispatch  # type: ignore[method-assign]
 
+    def close(self) -> None:
+        """Close the loop; nothing of its own refers to it any more."""
+        super().close()
+        self._readers.clear()
+        self._writers.clear()
+        del self.select, self.dispatch
+
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:

@@ -36,6 +36,7 @@ import socket
 import threading
 import time
 import warnings
+import weakref
 from asyncio import events, unix_events
 from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
@@ -102,7 +103,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._default_executor: Any = None
         self._executor_shutdown_called = False
         self._signal_handlers: dict[int, asyncio.Handle] = {}
-        self._watching = Watching(self, self._ready, self._end)
+        self._watching = Watching(self, self._ready)
         self._readers, self._writers = self._watching.readers, self._watching.writers
         self._poll_ident = 0  # the thread that polls
         self._on_main = False  # ... and whether that is the main thread
@@ -357,6 +358,10 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", ResourceWarning)
             super().close()
+        # Nothing of the loop's own refers to it any more.
+        self._watching.loosen(weakref.proxy(self))
+        vars(self).pop("create_task", None)
+        del self._run_poll, self._end_poll
         self._ssock.close()
         self._csock.close()
         for sig in list(self._signal_handlers):
@@ -415,7 +420,8 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         signal.signal(sig, self._signal_came)
         signal.siginterrupt(sig, False)
 
-    def _signal_came(self, signum: int, frame: object) -> None:
+    @staticmethod
+    def _signal_came(signum: int, frame: object) -> None:
         """What Python calls; the wake-up fd has told the loop."""
 
     def _take_back(self) -> None:

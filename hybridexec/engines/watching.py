@@ -49,7 +49,6 @@ class Watching:
     Args:
         loop: the loop, which is uvloop's, too.
         ready: its queue.
-        end_poll: ends the poll that the calling thread is in.
 
     Attributes:
         readers: by the number of the file descriptor.
@@ -58,15 +57,20 @@ class Watching:
         opened: whether anything else was opened that input may come from.
     """
 
-    def __init__(self, loop: Any, ready: deque[Any], end_poll: Callable[[], None]) -> None:
+    def __init__(self, loop: Any, ready: deque[Any]) -> None:
         self._loop = loop
         self._ready = ready
-        self._end_poll = end_poll
         self._abandoned = False
         self.readers: dict[int, FdHandle] = {}
         self.writers: dict[int, FdHandle] = {}
         self.polls = 0
         self.opened = False
+
+    def loosen(self, loop: Any) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._loop = loop
+        self.readers.clear()
+        self.writers.clear()
 
     def has_input(self) -> bool:
         """Whether anything was opened that input may come from; what is open now, only uvloop knows."""
@@ -121,7 +125,7 @@ class Watching:
             handle.state = FdState.BUSY
             handle.polled = self.polls
             self._ready.append(handle)
-            self._end_poll()
+            self._loop._end()
         elif handle.polled != self.polls and handle.state is FdState.BUSY:
             handle.state = FdState.TAKEN_OUT
             self._untell_uv(handle.table, handle.fd)

@@ -53,6 +53,10 @@ class Following:
         self.rlocks = reactions.affinity.rlocks
         self.values: thread_locals.Values | None = None
 
+    def loosen(self, loop: Engine) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._loop = loop
+
     # ---------------------------------------------------------------- what the protocol asks (face.Face)
 
     def taken(self, lwp: LWP) -> None:
