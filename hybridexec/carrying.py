@@ -87,6 +87,7 @@ import _thread
 import collections
 import enum
 import math
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
@@ -1036,9 +1037,12 @@ class Carrying:
                 self._serve()
 
     def loosen(self, face: Face) -> None:
-        """The loop is closed: refer to it by this from now on."""
+        """The loop is closed: refer to it by this from now on, and to what refers to us weakly, too."""
         self._face = face
-        self._pool.loosen(face)
+        self._pool.loosen(face, weakref.proxy(self))
+        self.reactions = weakref.proxy(self.reactions)
+        self._former = None
+        self._absent.clear()
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in."""

@@ -9,13 +9,19 @@ tries it out first and does without where it does not hold (another implementati
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from typing import Any
 
 
 def words(address: int, count: int) -> ctypes.Array[ctypes.c_void_p]:
     """The words of a structure, to read and to write.  The caller sees to it that the structure is that long."""
-    return (ctypes.c_void_p * count).from_address(address)
+    return _array(count).from_address(address)
+
+
+@functools.cache  # ctypes' own holds no type, and a type that is made anew is work for the garbage collector
+def _array(count: int) -> type[ctypes.Array[ctypes.c_void_p]]:
+    return ctypes.c_void_p * count
 
 
 def find(address: int, count: int, value: int) -> int | None:

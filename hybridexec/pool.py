@@ -126,9 +126,10 @@ class Pool:
             if started(thread):
                 thread.join()
 
-    def loosen(self, face: Face) -> None:
-        """The loop is closed: refer to it by this from now on."""
+    def loosen(self, face: Face, carrying: Carrying) -> None:
+        """The loop is closed: refer to it by these from now on."""
         self._face = face
+        self._carrying = carrying
 
     def _list(self, lwps: list[LWP]) -> str:
         return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)

@@ -362,6 +362,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._watching.loosen(weakref.proxy(self))
         vars(self).pop("create_task", None)
         del self._run_poll, self._end_poll
+        self._alarm = None
         self._ssock.close()
         self._csock.close()
         for sig in list(self._signal_handlers):
