@@ -90,6 +90,7 @@ class Nudges:
             yield
         finally:
             self._mine = False
+            self._shield.quiet = None
             self._due = 0
             if self._shield.getsignal(_NUDGE) == self._answered:
                 self._shield.signal(_NUDGE, _signal.SIG_DFL)
