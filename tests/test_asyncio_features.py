@@ -168,7 +168,6 @@ def test_to_thread_releases_a_blocked_step(run: Where) -> None:
     run(body)
 
 
-@pytest.mark.engine("selector", reason="uvloop's own handles do not wait")
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="came with 3.14")
 def test_another_thread_that_cancels_a_call_waits_for_it_if_it_has_begun(run: Where) -> None:
     async def body() -> None:

@@ -30,6 +30,10 @@ class Step(events.Handle):
         self._repr = self._source_traceback = None
 
 
+ThreadSafeStep: Any = getattr(events, "_ThreadSafeHandle", Step)
+"""Since 3.14 asyncio gives one to other threads: who cancels it waits for a callback that has begun."""
+
+
 class FdState(enum.Enum):
     """Where a callback of ``add_reader`` or ``add_writer`` is.
 

@@ -24,14 +24,11 @@ from ..base import Engine
 from ..following.transports import told
 from ..identity import os_ident
 from ..polling import poll_of
-from .handles import FdHandle, FdState, Step, made_by_caller, number_of
+from .handles import FdHandle, FdState, Step, ThreadSafeStep, made_by_caller, number_of
 
 READ_SIZE = 64 * 1024
 """Bytes that a transport reads at a time.  asyncio's 256 KiB is where glibc may begin to map and unmap memory for each
 read, which costs three system calls more."""
-
-_ThreadSafeHandle: Any = getattr(asyncio.events, "_ThreadSafeHandle", Step)
-"""Since 3.14 asyncio gives one to other threads: who cancels it waits for a callback that has begun."""
 
 
 class SelectorEngine(asyncio.SelectorEventLoop, Engine):
@@ -79,7 +76,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         """Like :meth:`call_soon`, from any thread."""
         if self._debug or self._closed:
             return made_by_caller(super().call_soon_threadsafe(callback, *args, context=context))
-        handle: asyncio.Handle = _ThreadSafeHandle(callback, args, self, context)
+        handle: asyncio.Handle = ThreadSafeStep(callback, args, self, context)
         self._ready.append(handle)
         ident = self._carrying.holder_ident
         if ident is not None and ident != os_ident():

@@ -51,7 +51,7 @@ from uvloop.loop import Loop
 from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
-from .handles import FdHandle, Step, Timer, made_by_caller
+from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
 from .watching import OPENING, Watching, opening
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -282,10 +282,15 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         """As asyncio's."""
+        handle: asyncio.Handle
         if self._debug or self._closed:
-            handle: asyncio.Handle = _Base.call_soon_threadsafe(self, callback, *args, context=context)
-            return made_by_caller(handle)
-        return self.call_soon(callback, *args, context=context)
+            handle = made_by_caller(_Base.call_soon_threadsafe(self, callback, *args, context=context))
+            return handle
+        handle = ThreadSafeStep(callback, args, self, context)
+        self._ready.append(handle)
+        if self._poll_ident and not self._ending:
+            self._write_to_self()
+        return handle
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
