@@ -82,6 +82,9 @@ class Thread:
         self._run: Callable[[], object] = lambda: target(*args)
         self.greenlet = greenlet.greenlet(self._main, machine.hub)
 
+    def __hash__(self) -> int:
+        return sum(self.name.encode())  # sets of them have the same order each time
+
     def start(self) -> None:
         self.ident = self._machine.add(self)
         self.alive = True
