@@ -396,9 +396,13 @@ class Carrying:
             self.due = -math.inf
 
     def remind(self) -> None:
-        """See that a step of the home raises what was put off.  The sampler asks at each look."""
+        """See that a step of the home raises what was put off, and calls signal handlers while others compute.  The
+        sampler asks at each look."""
+        home = self.home
         if self.owes():
             self._face.remind()
+        elif home is not None and home.state is LwpState.BLOCKED:
+            self._face.heed()
 
     def owes(self) -> bool:
         """Whether a step of the home that is under way has to raise something."""

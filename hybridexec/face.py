@@ -78,6 +78,9 @@ class Face(Protocol):
     def remind(self) -> None:
         """See that the home's step raises what a signal handler has raised in the middle of the protocol."""
 
+    def heed(self) -> None:
+        """See that the home, which is blocked, handles signals that nobody has read of.  The sampler asks."""
+
     def describe(self, lwp: LWP) -> str:
         """What the LWP is blocked in, for the log."""
 

@@ -4,8 +4,8 @@ CPython calls signal handlers on the main thread alone, between two instructions
 call that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the
 loop waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
-called, and with it all others.  A home whose step has something to raise that was put off (``shield.py``) is nudged,
-too.
+called, and with it all others.  While a step computes nobody reads that fd; then the sampler looks at it.  A home
+whose step has something to raise that was put off (``shield.py``) is nudged, too.
 
 CPython also lets the main thread alone change signal handlers.  A step that runs on a spare and asks for it puts the
 call into the home's mailbox and waits, as in any call that may block: the home does it as soon as it waits for the loop
@@ -75,6 +75,7 @@ class Nudges:
         self._serve = serve
         self._due = 0  # how often the home has to answer
         self._nudging = False  # a timer is set
+        self._peeked = 0  # how much of what the wake-up fd tells has been looked at, and not read
         self._mine = False  # the signal's handler is ours
 
     @contextlib.contextmanager
@@ -95,8 +96,18 @@ class Nudges:
             if self._shield.getsignal(_NUDGE) == self._answered:
                 self._shield.signal(_NUDGE, _signal.SIG_DFL)
 
+    def heed(self, numbers: bytes) -> None:
+        """The wake-up fd tells this, and nobody has read it: the loop is busy, its home blocked.  The sampler looks."""
+        if len(numbers) > self._peeked:
+            self._peeked = len(numbers)
+            if numbers.translate(None, _NO_SIGNALS):
+                self._due = ANSWERS
+        if self._due > 0:
+            self.remind()
+
     def came(self, numbers: bytes) -> None:
         """The wake-up fd has told of signals."""
+        self._peeked = 0
         if numbers.translate(None, _NO_SIGNALS):
             self._due = ANSWERS
             if not self._nudging:

@@ -7,10 +7,12 @@ it), how a step is run (``turns.py``), and what goes along from thread to thread
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import signal
+import socket
 import sys
 import types
 import weakref
@@ -76,7 +78,7 @@ class HybridLoop(Turns):
         self._mailbox = home.Mailbox(self._carrying, lambda: weak.remind())
         handling = Handling(self._carrying, detector.sampler.look)
         callers = self._carrying.runner_codes | set(self.callers)
-        self.shield = Shield(callers, lambda exc: weak._put_off(exc), handling)
+        self.shield = Shield(callers, lambda exc: weak._put_off(exc), self._reactions.handle, handling)
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
@@ -158,6 +160,7 @@ class HybridLoop(Turns):
         finally:
             self._thread_id = None
             carrying.finish(lwp)
+            self._reactions.alarms.forget()
             if lwp.interrupt is not None:
                 self._fail(lwp.interrupt)
                 lwp.interrupt = None
@@ -315,6 +318,11 @@ class HybridLoop(Turns):
     def remind(self) -> None:
         """The home's step has to raise what was put off, or to do what others have asked for."""
         self._nudges.remind()
+
+    def heed(self) -> None:
+        """The home is blocked, and the loop maybe busy: look for signals without reading of them."""
+        with contextlib.suppress(OSError):  # there are none, or the loop is just closed
+            self._nudges.heed(self._ssock.recv(4096, socket.MSG_PEEK))
 
     # ---------------------------------------------------------------- what ends the run
 

@@ -15,10 +15,11 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from .detector import trap as traps
-from .detector.calls import Call, Site
+from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
 from .detector.trap import Trap
 from .following import rlocks
+from .following.alarms import Alarms
 from .following.attributes import Attributes
 from .following.connections import Connections, in_use
 from .lwp import IN_POLL, LWP, RELIED_ON, LwpState, Region
@@ -63,6 +64,7 @@ class Reactions:
         self.affinity = affinity
         self.connections = Connections()
         self.attributes = Attributes()
+        self.alarms = Alarms()
 
     def adopt(self, config: Config) -> None:
         """Take over what may change between two runs."""
@@ -198,9 +200,38 @@ class Reactions:
             if interrupt is not None:  # the home may have taken it back
                 raise interrupt
 
+    def handle(self, handler: Callable[[int, FrameType | None], object], signum: int, frame: FrameType | None) -> None:
+        """Call a signal's handler, on the home.  What that of an alarm raises comes up in the step that has set it."""
+        lwp, home = self.alarms.step_of(signum), self._carrying.home
+        if lwp is None or home is None or lwp is home:
+            handler(signum, frame)
+            return
+        region, home.region = home.region, Region.OWN  # what it raises is not to wait for the home's turn
+        try:
+            handler(signum, frame)
+        except BaseException as exc:
+            if not self._strike(lwp, exc):
+                raise
+        finally:
+            home.region = region
+
+    def _strike(self, lwp: LWP, exc: BaseException) -> bool:
+        """Have an exception come up in the LWP's step.  Returns False if that cannot be."""
+        step, frame = lwp.handle, lwp.frame()
+        if step is None or frame is None or lwp.interrupt is not None:
+            return False
+        lwp.interrupt = exc
+        if lwp.state in (LwpState.RUNNING, LwpState.MARKED):  # else it looks as soon as its call is over
+            traps.arm(Trap(lwp, step, (frame.f_code,), None))
+        return True
+
     def binds(self, lwp: LWP, binds: Binds, argument: Any, site: Site) -> None:
         """A step calls something that ties it to its LWP."""
-        if binds is not Binds.SQLITE:
+        if binds is Binds.ALARM:
+            self.alarms.set_by_alarm(lwp)
+        elif binds is Binds.TIMER:
+            self.alarms.set_by_timer(lwp, argument)
+        elif binds is not Binds.SQLITE:
             self.affinity.noticed(lwp, binds, argument)
         else:
             connection = self.connections.used(argument)
@@ -323,6 +354,9 @@ class Reactions:
         self.interrupt(lwp)
 
     def _preempted(self, lwp: LWP, trap: Trap, code: CodeType) -> None:
+        if lwp.handle is trap.step and lwp.interrupt is not None and not excluded(code):
+            traps.disarm(trap)
+            self.interrupt(lwp)
         if lwp.handle is trap.step and lwp.state is LwpState.RUNNING:
             frame: FrameType | None = sys._getframe()
             while frame is not None and frame.f_code is not code:

@@ -39,6 +39,7 @@ class Shield:
     Args:
         callers: the code whose frames call the program.
         put_off: keeps what a handler has raised in the middle of the protocol.
+        handle: calls a handler.
         handling: is told of each handler, when it begins and when it is over.
 
     Attributes:
@@ -49,7 +50,11 @@ class Shield:
     """
 
     def __init__(
-        self, callers: frozenset[CodeType], put_off: Callable[[BaseException], None], handling: Handling
+        self,
+        callers: frozenset[CodeType],
+        put_off: Callable[[BaseException], None],
+        handle: Callable[[Any, int, FrameType | None], None],
+        handling: Handling,
     ) -> None:
         self.closed = False
         self.pending: collections.deque[int] = collections.deque()
@@ -57,6 +62,7 @@ class Shield:
         self.quiet: Any = None
         self._callers = callers
         self._put_off = put_off
+        self._handle = handle
         self._handling = handling
         self._up = False
         self._outer: Any = None  # of the loop in whose blocking() region this one runs
@@ -86,7 +92,7 @@ class Shield:
         try:
             self._handling.begin()
             try:
-                handler(signum, frame)
+                self._handle(handler, signum, frame)
             finally:
                 self._handling.end()
                 if handler != self.quiet:

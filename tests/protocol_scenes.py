@@ -415,7 +415,10 @@ class Loop:
         return False
 
     def remind(self) -> None:
-        """No signal comes here."""
+        """No signal comes here that raises."""
+
+    def heed(self) -> None:
+        """Nor one that somebody has to read of."""
 
     def left(self, lwp: Any) -> None:
         pass

@@ -1034,6 +1034,82 @@ def test_what_only_the_main_thread_may_do_is_done_in_the_middle_of_a_block(block
     )
 
 
+def test_a_handler_runs_while_the_home_is_blocked_and_another_step_computes() -> None:
+    """That step waits for the handler without a call, and sends the signal to the thread that it runs on."""
+    play(
+        """
+        came = []
+        signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+
+        async def main():
+            with pipe() as (reader, writer):
+
+                async def home():
+                    assert at_home()
+                    os.read(reader, 1)
+
+                async def computes():
+                    assert not at_home()
+                    signal.pthread_kill(_thread.get_ident(), signal.SIGUSR1)
+                    while not came:
+                        pass
+                    os.write(writer, b"x")
+
+                await asyncio.gather(home(), computes())
+
+        hybridexec.run(main())
+        done()
+        """
+    )
+
+
+@pytest.mark.parametrize("sets", ["signal.alarm(1)", "signal.setitimer(signal.ITIMER_REAL, 0.01)"])
+@pytest.mark.parametrize("bounded", ["while True: pass", "lock.acquire(timeout=1.2)", "work()"])
+def test_who_has_set_an_alarm_gets_what_its_handler_raises(sets: str, bounded: str) -> None:
+    """Not whoever the main thread runs: that is blocked in another step."""
+    play(
+        f"""
+        class TimesUp(Exception):
+            pass
+
+        def handler(number, frame):
+            raise TimesUp
+
+        def work():
+            while True:
+                sum(range(100))
+
+        signal.signal(signal.SIGALRM, handler)
+
+        async def main():
+            with pipe() as (reader, writer):
+                lock = threading.Lock()
+                lock.acquire()
+
+                async def home():
+                    assert at_home()
+                    os.read(reader, 1)
+                    return "undisturbed"
+
+                async def sets():
+                    assert not at_home()
+                    try:
+                        {sets}
+                        {bounded}
+                    except TimesUp:
+                        assert not at_home()
+                        return "timed out"
+                    finally:
+                        os.write(writer, b"x")
+
+                assert await asyncio.gather(home(), sets()) == ["undisturbed", "timed out"]
+
+        hybridexec.run(main())
+        done()
+        """
+    )
+
+
 @pytest.mark.parametrize("where", ["home", "spare"])
 def test_a_step_waits_for_a_signal(where: str) -> None:
     """Which another task sends."""

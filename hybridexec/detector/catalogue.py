@@ -43,6 +43,8 @@ class Binds(enum.Enum):
     RLOCK = "rlock"
     SQLITE = "sqlite"
     ATTRIBUTES = "attributes"
+    ALARM = "alarm"
+    TIMER = "timer"
     RLOCK_SAVED = "rlock saved"
     RLOCK_RESTORED = "rlock restored"
 
@@ -234,6 +236,9 @@ class Catalogue:
         for owner, names in _OF_SQLITE:
             for name in names:
                 self.add(getattr(owner, name), never, Binds.SQLITE)
+        for name, binds in (("alarm", Binds.ALARM), ("setitimer", Binds.TIMER)):
+            if hasattr(_signal, name):
+                self.add(getattr(_signal, name), never, binds)
         for name, will_block in _BY_NAME.items():
             self.add_name(name, will_block)
         for name in _DRIVERS:

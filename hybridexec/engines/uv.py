@@ -123,11 +123,11 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._csock.setblocking(False)
         super().add_reader(self._ssock, self._poked)
 
-    def __del__(self) -> None:
+    def __del__(self, finalize: Any = BaseEventLoop.__del__) -> None:
         if "_csock" not in vars(self):
             super().close()  # its making has failed
         else:
-            _Base.__del__(self)
+            finalize(self)  # (at the end of the interpreter the names of this module are gone)
 
     # ---------------------------------------------------------------- the poll
 
