@@ -159,6 +159,8 @@ class Turns(_Engine):
             # Here it is dropped, and its finalizers may block: if one does, the others get what is left of the batch.
             lwp.handle = handle = over
             if carrying.due is not None and monotonic() >= carrying.due:
+                if lwp.alert and self._after_step(lwp):  # a finalizer has raised it, and may be without the loop still
+                    return True
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import math
 import os
 import threading
 import weakref
@@ -205,3 +206,34 @@ def test_a_step_behind_a_finalizer_waits_for_its_context() -> None:
 
     hybridexec.run(main())
     assert (ran, told) == (["first", "second"], [])
+
+
+def test_nobody_gives_the_loop_away_behind_a_finalizer_that_is_without_it() -> None:
+    """The finalizer leaves the loop and does not take it back; then it is time to look who has waited."""
+    looked: list[bool] = []
+
+    async def main() -> None:
+        loop = running_loop()
+        carrying = loop._carrying
+        boundary = carrying.boundary
+
+        def look(lwp: Any) -> bool:
+            looked.append(carrying.holder is lwp)
+            return boundary(lwp)
+
+        def enter() -> None:
+            hybridexec.blocking().__enter__()
+            carrying.due = -math.inf
+
+        carrying.boundary = look  # type: ignore[method-assign]
+        loop.set_exception_handler(ignore)
+        done = loop.create_future()
+        loop.call_soon(ignore, Dies(enter))
+        loop.call_soon(done.set_result, None)
+        await done
+        carrying.due = -math.inf
+        await asyncio.sleep(0)
+
+    hybridexec.run(main())
+    assert looked
+    assert all(looked)

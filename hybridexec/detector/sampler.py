@@ -304,8 +304,8 @@ class Sampler:
         """Find out whether a step stands in a call, and if so have the loop retaken from it."""
         self._last_trap = monotonic()
         runner = frame.f_code in carrying.runner_codes
-        if excluded(frame.f_code) and not runner:
-            return False
+        if excluded(frame.f_code) and (not runner or step is OVER):
+            return False  # between two steps, too, the loop's own code goes on without a look
         call = _call(frame, Detection.DISCOVERED, seen)
         # What comes after a callback in C, called by the loop itself, is the loop's own code, which looks by itself.
         codes = () if runner else (frame.f_code, *traps.interrupted(frame, carrying.runner_codes))
