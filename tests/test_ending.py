@@ -459,3 +459,41 @@ def test_a_process_ends_though_a_step_of_a_loop_that_nobody_closed_is_blocked() 
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 4, output
     assert "blocked 1" in output
+
+
+@pytest.mark.parametrize("how", ["open", "runs"])
+def test_finalizers_at_the_end_of_a_process_run_as_without_a_loop(how: str) -> None:
+    """A loop that is still open, or runs in a daemon thread, has the detector on until the very end."""
+    process = start(
+        """
+        import asyncio, os, sys, threading, time
+        import hybridexec
+
+        class Late:
+            def __del__(self, write=os.write):
+                try:
+                    raise LookupError
+                except LookupError:
+                    write(1, b"handled")
+
+        os.late = Late()  # lives until the modules go, in the reverse order of their import
+        never, _ = os.pipe()
+        begun = threading.Event()
+
+        async def main(how):
+            time.sleep(0.001)
+            if how == "runs":
+                asyncio.get_running_loop().call_soon(begun.set)
+                os.read(never, 1)
+
+        if sys.argv[1] == "open":
+            loop = hybridexec.new_event_loop()
+            loop.run_until_complete(main("open"))
+        else:
+            threading.Thread(target=hybridexec.run, args=[main("runs")], daemon=True).start()
+            begun.wait()
+        """,
+        how,
+    )
+    output, _ = process.communicate(timeout=100)
+    assert (process.returncode, output) == (0, "handled")

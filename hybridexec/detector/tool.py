@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import DetectorUnavailableError
+from ..identity import os_ident
+from ..lwp import current
 
 NAME = "hybridexec"
 
@@ -16,6 +19,7 @@ CANDIDATES = (3, 4)
 
 _lock = threading.Lock()
 _users = 0
+_callbacks: dict[int, Callable[..., Any]] = {}
 id: int = -1
 """The tool id, while it is taken."""
 
@@ -36,7 +40,8 @@ def acquire(callbacks: Callable[[], dict[int, Callable[..., Any]]], events: int)
     with _lock:
         if _users == 0:
             id = _take(monitoring)
-            for event, callback in callbacks().items():
+            _callbacks.update(callbacks())
+            for event, callback in _callbacks.items():
                 monitoring.register_callback(id, event, callback)
             monitoring.set_events(id, events)
             monitoring.restart_events()
@@ -51,11 +56,9 @@ def release(reset: Callable[[], None]) -> None:
         if _users == 0:
             reset()
             sys.monitoring.set_events(id, 0)
-            for event in (1 << n for n in range(17)):
-                try:
-                    sys.monitoring.register_callback(id, event, None)
-                except ValueError:  # not an event of this version
-                    continue
+            for event in _callbacks:
+                sys.monitoring.register_callback(id, event, None)
+            _callbacks.clear()
             sys.monitoring.free_tool_id(id)
             id = -1
 
@@ -84,3 +87,23 @@ def forked() -> None:
     """This process is a child: the lock may have been held by a thread that is not in it."""
     global _lock
     _lock = threading.Lock()
+
+
+def _at_exit() -> None:
+    """A loop that nobody has closed keeps the tool id, and the thread that ends the interpreter runs finalizers after
+    the names of this package's modules are gone: its events are answered without them, as it has no step any more."""
+    with _lock:
+        for event, callback in _callbacks.items():
+            sys.monitoring.register_callback(id, event, _without_names(callback))
+
+
+def _without_names(callback: Callable[..., Any]) -> Callable[..., Any]:
+    ident, ending, lwps = os_ident, os_ident(), current
+
+    def on_event(*arguments: Any) -> Any:
+        return None if ident() == ending and ending not in lwps else callback(*arguments)
+
+    return on_event
+
+
+atexit.register(_at_exit)
