@@ -73,6 +73,9 @@ thread each poll, even if it takes no time, costs some 30 microseconds."""
 LAST_POLLS = 2
 """How many polls follow the turn that has stopped the loop."""
 
+# The one that uvloop and its tasks, which are in C, look at, whatever a test puts in its place.
+_set_running_loop = events._set_running_loop
+
 _UNKNOWN: collections.deque[Any] = collections.deque((None,))
 """Stands for a queue that is not known: there may always be something in it."""
 
@@ -134,7 +137,9 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     def select(self, timeout: float | None) -> None:
         """Poll.  What is found is handled on the way, or is in the queue afterwards."""
         if timeout == 0 and self._ready and (self._begins or (not self._own and monotonic() < self._poll_due)):
-            self._begins = False
+            if self._begins:
+                self._begins = False
+                _set_running_loop(self)
             self._skipped = True
             return
         self._begins = self._skipped = False
@@ -154,7 +159,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         elif timeout is not None:
             self._set_alarm(timeout)
         lwp.handle = IN_POLL
-        events._set_running_loop(None)
+        _set_running_loop(None)
         try:
             self.shield.closed = main
             self._run_poll()
@@ -163,7 +168,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         except BaseException as exc:
             self._poll_raised(lwp, exc)
         finally:
-            events._set_running_loop(self)
+            _set_running_loop(self)
             self._poll_ident = 0
             self._raised = None
             if lwp.alert:
@@ -181,6 +186,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             self._poll_due = 0.0
             self.select(0)
         self._begins = True
+        _set_running_loop(None)
 
     def dispatch(self, found: Any) -> None:
         """There is nothing to dispatch."""
