@@ -10,7 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-RUNNER = "import sys; from tests.conformance.running import _process; _process(sys.argv[2:], sys.argv[1])"
+RUNNER = """
+import pathlib, sys
+from tests.conformance.running import _process
+_process(sys.argv[2:], sys.argv[1], pathlib.Path("/dev/null"))
+"""
 
 SPINS = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid()))\nwhile True: pass"
 """Says in a file who it is, and goes on for ever."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import fnmatch
 import json
 import sys
 import time
 import traceback
 import unittest
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--engine", required=True, help="or 'asyncio'")
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--limit", type=float, required=True, help="seconds that a test may take")
+    parser.add_argument("--brief-limit", type=float, required=True, help="seconds for one that is known to hang")
+    parser.add_argument("--brief", nargs="*", help="which these are")
     parser.add_argument("--only", nargs="*")
     arguments = parser.parse_args()
     if arguments.engine != "asyncio":
@@ -45,7 +48,12 @@ def main() -> None:
     with arguments.log.open("a", buffering=1) as log:
         if not sys.warnoptions:
             warnings.simplefilter("default")  # as unittest's own runner does
-        unittest.TestSuite(chosen).run(_Result(log, arguments.limit))
+
+        def limit(name: str) -> float:
+            hangs = any(fnmatch.fnmatchcase(name, pattern) for pattern in arguments.brief)
+            return float(arguments.brief_limit if hangs else arguments.limit)
+
+        unittest.TestSuite(chosen).run(_Result(log, limit))
     faulthandler.dump_traceback_later(arguments.limit, exit=True)  # what is left has to end, too
 
 
@@ -64,7 +72,7 @@ def _flat(suite: Any) -> Iterator[unittest.TestCase]:
 
 
 class _Result(unittest.TestResult):
-    def __init__(self, log: TextIO, limit: float) -> None:
+    def __init__(self, log: TextIO, limit: Callable[[str], float]) -> None:
         super().__init__()
         self._log = log
         self._limit = limit
@@ -87,7 +95,7 @@ class _Result(unittest.TestResult):
         super().startTest(test)
         self._outcome, self._why, self._began = Outcome.PASSED, [], time.monotonic()
         self._write(test, outcome=None)
-        faulthandler.dump_traceback_later(self._limit, exit=True)
+        faulthandler.dump_traceback_later(self._limit(name_of(test)), exit=True)
 
     def stopTest(self, test: Any) -> None:
         super().stopTest(test)

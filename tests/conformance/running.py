@@ -21,8 +21,11 @@ from .outcome import Outcome
 TEST_LIMIT = 60.0
 """Seconds that a test may take; then the stacks of all threads are dumped, and its process ends."""
 
-MODULE_LIMIT = 300.0
-"""Seconds that a process may take, if it does not even end by itself."""
+BRIEF_LIMIT = 10.0
+"""The same for a test that is known to hang."""
+
+SILENCE_LIMIT = 150.0
+"""Seconds after which a process is killed in which no test has begun or ended: it does not even end by itself."""
 
 _GUARDED = 'exec 3<&0; (read _; kill -s KILL 0) <&3 >/dev/null 2>&1 & exec "$@" </dev/null 3<&-'
 """A shell's: run a command, and beside it what reads the shell's input, which nobody writes to.  That ends when whoever
@@ -52,33 +55,37 @@ def modules() -> list[str]:
     return sorted(found.difference(_PLATFORM))
 
 
-def run(jobs: Iterable[tuple[str, str]], workers: int, only: Sequence[str] = ()) -> dict[tuple[str, str], list[Test]]:
+def run(
+    jobs: Iterable[tuple[str, str]], workers: int, only: Sequence[str] = (), brief: Sequence[str] = ()
+) -> dict[tuple[str, str], list[Test]]:
     """Run modules.
 
     Args:
         jobs: pairs of an engine, or "asyncio", and a module.
         workers: how many processes at a time.
         only: names of the tests to run; all if there are none.
+        brief: names, maybe with ``*``, of those that are known to hang.
 
     Returns:
         For each job what has become of its tests.
     """
     jobs = list(jobs)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        return dict(zip(jobs, pool.map(lambda job: _job(job[0], job[1], only), jobs), strict=True))
+        return dict(zip(jobs, pool.map(lambda job: _job(job[0], job[1], only, brief), jobs), strict=True))
 
 
-def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
+def _job(engine: str, module: str, only: Sequence[str], brief: Sequence[str]) -> list[Test]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         log.touch()
         command = [sys.executable, *_interpreter_options(), "-m", "tests.conformance.child", module]
         command += ["--engine", engine, "--log", str(log), "--limit", str(TEST_LIMIT)]
+        command += ["--brief-limit", str(BRIEF_LIMIT), "--brief", *brief]
         if only:
             command += ["--only", *only]
         tests: dict[str, Test] = {}
         while True:
-            code, said = _process(command, folder)
+            code, said = _process(command, folder, log)
             begun = None
             for line in map(json.loads, log.read_text().splitlines()):
                 name = line["test"]
@@ -97,12 +104,13 @@ def _job(engine: str, module: str, only: Sequence[str]) -> list[Test]:
         return list(tests.values())
 
 
-def _process(command: list[str], folder: str) -> tuple[int, str]:
-    """Run a process to its end, or to the limit; its exit status, and what it has said.
+def _process(command: list[str], folder: str, log: Path) -> tuple[int, str]:
+    """Run a process to its end, or for as long as its log grows; its exit status, and what it has said.
 
     Whatever it has started itself ends with it, and all of them end with this process.
     """
     environment = os.environ | {"TMPDIR": folder, "PYTHONPATH": os.getcwd()}
+    told = log.stat().st_size
     said = Path(folder, "said")  # no pipe: what the process leaves behind would keep that open
     with said.open("ab") as output:
         process = subprocess.Popen(
@@ -116,9 +124,11 @@ def _process(command: list[str], folder: str) -> tuple[int, str]:
         )
     outcome = ""
     try:
-        process.wait(MODULE_LIMIT)
-    except subprocess.TimeoutExpired:
-        outcome = f"killed after {MODULE_LIMIT:.0f} s, "
+        while not _ends(process):
+            if log.stat().st_size == told:
+                outcome = f"killed after {SILENCE_LIMIT:.0f} s, "
+                break
+            told = log.stat().st_size
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -128,6 +138,13 @@ def _process(command: list[str], folder: str) -> tuple[int, str]:
     text = said.read_text(errors="replace")
     said.unlink()
     return process.returncode, f"{text}\n{outcome}ended with {process.returncode}"
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SILENCE_LIMIT)
+        return True
+    return False
 
 
 def _interpreter_options() -> list[str]:
