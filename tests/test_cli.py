@@ -237,6 +237,23 @@ def test_uvicorn_serves_on_our_loop_whichever_it_is_told_to_take(tmp_path: Path,
     assert "Traceback" not in said
 
 
+def test_the_detector_is_kept_from_one_loop_to_the_next(tmp_path: Path) -> None:
+    """To set it up for each would cost a program of many short runs more than the runs."""
+    script = write(
+        tmp_path / "script.py",
+        """
+        import asyncio, sys
+
+        print(sys.monitoring.get_tool(3))
+        for _ in range(2):
+            asyncio.run(asyncio.sleep(0))
+            print(sys.monitoring.get_tool(3))
+        """,
+    )
+    found = execute(*RUN, script, cwd=tmp_path)
+    assert found.stdout == "None\nhybridexec\nhybridexec\n", found.stderr
+
+
 def test_options_and_the_environment_reach_the_loop(tmp_path: Path) -> None:
     script = write(
         tmp_path / "script.py",

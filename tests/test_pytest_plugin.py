@@ -468,6 +468,7 @@ def test_afterwards_the_loops_are_asyncio_s_again(pytester: pytest.Pytester) -> 
         for _ in range(2):
             assert pytest.main(["--hybridexec", "-q", "-p", "no:cacheprovider", "test_it.py"]) == 0
             sys.modules.pop("test_it")
+            assert not sys.monitoring.get_tool(3)
         import uvloop
         assert before[0] is asyncio.SelectorEventLoop
         for loop in (asyncio.new_event_loop(), uvloop.new_event_loop()):

@@ -21,6 +21,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .. import detector
 from ..loop import HybridLoop
 
 _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
@@ -28,6 +29,7 @@ _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
 _lock = threading.Lock()
 _make: Callable[[type], HybridLoop] | None = None
 _undo: list[Callable[[], object]] = []
+_attached = False
 
 
 def _of_environment(real: type) -> HybridLoop:
@@ -71,6 +73,26 @@ def restore(former: Callable[[type], HybridLoop] | None = None) -> None:
             _undo.pop()()
 
 
+def _keep_detector() -> None:
+    """Keep the detector from now on.
+
+    Each first loop that takes a tool id, and each last one that gives it back, has the interpreter instrument all code
+    anew, and a suite, or a program that calls ``asyncio.run`` again and again, has one loop after the other.
+    """
+    global _attached
+    with _lock:
+        if _make is not None and not _attached:
+            detector.attach()
+            _attached = True
+            _undo.append(_give_up_detector)
+
+
+def _give_up_detector() -> None:
+    global _attached
+    _attached = False
+    detector.detach()
+
+
 def _set(owner: Any, name: str, value: Any) -> None:
     _undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
     setattr(owner, name, value)
@@ -91,7 +113,10 @@ def stand_in(real: Any) -> Any:
 
     def new(cls: type, *args: Any, **kwargs: Any) -> Any:
         if cls is standing and _make is not None and all(value is None for value in (*args, *kwargs.values())):
-            return _make(real)
+            loop = _make(real)
+            if not _attached:
+                _keep_detector()
+            return loop
         return real.__new__(cls)
 
     about = {"__new__": new, "__module__": real.__module__, "__qualname__": real.__qualname__, "__doc__": real.__doc__}

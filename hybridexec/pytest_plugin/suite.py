@@ -24,7 +24,7 @@ import pytest
 
 import hybridexec
 
-from .. import detector, reactions
+from .. import reactions
 from ..cli import loops
 from ..config import Config, check
 from ..detector import calls
@@ -53,7 +53,6 @@ class Suite:
         self._made = 0  # loops, since it began
         self._refused: list[BlockingCallError] = []  # in this phase
         self._loops: weakref.WeakSet[HybridLoop] = weakref.WeakSet()
-        self._attached = False
         self._blocks = Blocks(lambda: self._test)
         for module in (calls, reactions):  # a traceback is to end at the call
             vars(module)["__tracebackhide__"] = _hides
@@ -67,11 +66,6 @@ class Suite:
             config = dataclasses.replace(config, engine="uvloop")  # the suite tries both
         loop = HybridLoop(config, instruments=(*config.instruments, self._blocks))
         loop.when_refused(self._note)
-        if not self._attached:
-            # Kept until the end: each first loop that takes a tool id, and each last one that gives it back, has the
-            # interpreter instrument all code anew, and a suite has a loop for each test.
-            detector.attach()
-            self._attached = True
         self._loops.add(loop)
         self._made += 1
         return loop
@@ -95,9 +89,6 @@ class Suite:
     def pytest_unconfigure(self) -> None:
         """The loops are those again that they were before."""
         loops.restore(self._former)
-        if self._attached:
-            detector.detach()
-            self._attached = False
 
     def pytest_report_header(self) -> str:
         """Say what the tests run on."""
