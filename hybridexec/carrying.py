@@ -95,7 +95,7 @@ from typing import TYPE_CHECKING
 
 from .face import Face
 from .identity import os_ident, os_thread
-from .lwp import LWP, RELIED_ON, WAITING, Bell, LwpState
+from .lwp import LWP, WAITING, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -265,6 +265,9 @@ class Carrying:
                 self.holder_ident = lwp.ident
                 lwp.state = LwpState.RUNNING
                 face.taken(lwp)
+                if self._stale:  # it was excused meanwhile
+                    self._stale = False
+                    events = face.select(0)
             elif not self._claimed_polls:
                 if self._keep_idle(lwp):
                     events = face.select(timeout)
@@ -624,7 +627,7 @@ class Carrying:
             return False  # maybe it is the home's: the handler has interrupted the protocol
         try:
             home = self.home
-            if self.handler is not handler or home is None or home.state not in RELIED_ON:
+            if self.handler is not handler or not handler.relied or handler.duty is not None or home is None:
                 return False
             handler.call = call
             alone = home.state is LwpState.POLLING and self.holder is home
@@ -650,23 +653,33 @@ class Carrying:
         self._send(successor)
         return True
 
-    def report_back(self) -> Call | None:
+    def report_back(self, handler: Handler) -> Call | None:
         """The home's signal handler is over: the home does again what it did.  Returns what it has blocked in."""
+        successor = None
         with self.mutex:
-            handler, self.handler = self.handler, None
+            self.handler = handler.outer
             home = self.home
-            if handler is None or handler.duty is None or home is None:
-                return None if handler is None else handler.call
+            if handler.duty is None or home is None:
+                return handler.call
             if not handler.had_step:
                 self.detached.discard(home)
             if handler.duty is LwpState.POLLING:
                 home.state = LwpState.POLLING
                 self.pollers.append(home)
-            elif handler.duty is not LwpState.RUNNING:
+            elif handler.duty is LwpState.RUNNING:
+                # At once: from here on others may count on it again, also while another handler interrupts this.
+                home.since = monotonic()
+                home.state = LwpState.RETURNING
+                self.returning.append(home)
+                self._expect(home.since + RETURN_BOUND)
+                successor = self._successor() if self._claimable() else None
+            else:
                 home.state = LwpState.WOKEN
         if handler.duty is LwpState.RUNNING:
-            self.rejoin(home)
+            self._send(successor)
+            self._wait(home, LwpState.RETURNING)
             with self.mutex:
+                self._stale = True  # what its poll has found, if that was over when the signal came
                 home.state = LwpState.POLLING
                 self.holder_ident = 0
         elif home.state is LwpState.WOKEN:

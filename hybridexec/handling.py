@@ -13,7 +13,7 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .lwp import LwpState
+from .lwp import RELIED_ON, LwpState
 
 if TYPE_CHECKING:
     from .carrying import Carrying
@@ -23,15 +23,22 @@ if TYPE_CHECKING:
 class Handler:
     """One call of a signal handler, on the home.
 
+    Args:
+        relied: whether the others rely on the home where it is interrupted.  In a step they do not, also when the
+            handler's call is over and the home waits for the loop.
+        outer: the call of another handler, if that is interrupted: it has a place of its own to go back to.
+
     Attributes:
         call: what it blocks in, once the sampler has seen that.
         duty: what the home did for the loop when it was excused; None if it was not.
         had_step: whether it waited with a step then.
     """
 
-    __slots__ = ("_place", "_since", "call", "duty", "had_step")
+    __slots__ = ("_place", "_since", "call", "duty", "had_step", "outer", "relied")
 
-    def __init__(self) -> None:
+    def __init__(self, relied: bool, outer: Handler | None) -> None:
+        self.relied = relied
+        self.outer = outer
         self.call: Call | None = None
         self.duty: LwpState | None = None
         self.had_step = False
@@ -57,23 +64,19 @@ class Handling:
     def __init__(self, carrying: Carrying, look: Callable[[], None]) -> None:
         self._carrying = carrying
         self._look = look
-        self._depth = 0  # one may be interrupted by another
 
-    def begin(self) -> None:
+    def begin(self) -> Handler:
         """A handler is about to be called."""
-        self._depth += 1
-        if self._depth == 1:
-            self._carrying.handler = Handler()
-            self._look()
+        carrying = self._carrying
+        home = carrying.home
+        handler = carrying.handler = Handler(home is not None and home.state in RELIED_ON, carrying.handler)
+        self._look()
+        return handler
 
-    def end(self) -> None:
+    def end(self, handler: Handler) -> None:
         """It is over: the home is where it was, and so is what was told of it."""
-        try:
-            if self._depth == 1:
-                home = self._carrying.home
-                ended = monotonic()  # what follows is waiting for the loop
-                call = self._carrying.report_back()
-                if call is not None and home is not None:
-                    self._carrying.reactions.telling.over(home, call, ended - call.began)
-        finally:
-            self._depth -= 1
+        home = self._carrying.home
+        ended = monotonic()  # what follows is waiting for the loop
+        call = self._carrying.report_back(handler)
+        if call is not None and home is not None:
+            self._carrying.reactions.telling.over(home, call, ended - call.began)

@@ -22,7 +22,7 @@ from .following import rlocks
 from .following.alarms import Alarms
 from .following.attributes import Attributes
 from .following.connections import Connections, in_use
-from .lwp import IN_POLL, LWP, RELIED_ON, LwpState, Region
+from .lwp import IN_POLL, LWP, LwpState, Region
 from .pins import Pins
 from .shield import Shield
 from .standing import in_debugger, interruptible
@@ -315,7 +315,7 @@ class Reactions:
 
     def handler_overdue(self, home: LWP, handler: Handler, call: Call, frame: FrameType) -> None:
         """A signal handler of the home's blocks.  In a step, it is the step that blocks."""
-        if home.state not in RELIED_ON or home.handle is IN_POLL:
+        if home.handle is IN_POLL:
             return
         self.telling.begun(home, call)
         moves = self.mode == "handoff" and not self._debugs(frame, _CALLS_HANDLERS)

@@ -90,11 +90,11 @@ class Shield:
         if handler is None:
             return
         try:
-            self._handling.begin()
+            begun = self._handling.begin()
             try:
                 self._handle(handler, signum, frame)
             finally:
-                self._handling.end()
+                self._handling.end(begun)
                 if handler != self.quiet:
                     for bell in list(self.waiting):
                         bell.ring()

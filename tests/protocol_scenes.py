@@ -73,6 +73,7 @@ class Loop:
             protocol.carrying.Carrying, self, max_lwps=max_lwps, spare_lwps=spare_lwps, idle_timeout=idle_timeout
         )
         self.states = protocol.lwp.LwpState
+        self._relied_on = protocol.lwp.RELIED_ON
         self._longest = longest
         self._bounds = protocol.carrying.RETURN_BOUND, protocol.carrying.HOME_BOUND
         self._ready: collections.deque[tuple[str, Code]] = collections.deque()
@@ -139,10 +140,11 @@ class Loop:
 
         def handler() -> None:
             began = self._fair_time()
-            self.carrying.handler = Handler()
+            relied = self.carrying.home is not None and self.carrying.home.state in self._relied_on
+            handled = self.carrying.handler = Handler(relied, self.carrying.handler)
             begins.set()
             until.wait()
-            self.carrying.report_back()
+            self.carrying.report_back(handled)
             home.starved += self._fair_time() - began
             self._one_is_over()
 

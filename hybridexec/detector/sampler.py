@@ -286,7 +286,7 @@ class Sampler:
         """Look at a signal handler of the home's."""
         home = carrying.home
         frame = None if home is None else home.frame()
-        if home is None or frame is None or handler.call is not None or own(frame.f_code):
+        if home is None or frame is None or not handler.relied or handler.call is not None or own(frame.f_code):
             return
         self._healthy = 0
         since = handler.standing_since(frame, now)
