@@ -91,6 +91,8 @@ def _compared(engine: str, modules: list[str], workers: int) -> list[str]:
         modules_of = collections.Counter(name.split(".")[0] for name in shared)
         named = shared if len(shared) <= FEW else [f"{count} of {module}" for module, count in modules_of.items()]
         print(f"{engine}: {len(shared)} fail on {base}'s own loop, too: {', '.join(named)}")
+        hang = [name for name in shared if outcomes[name].outcome is Outcome.HUNG]
+        print("".join(f"{engine}: {name} hangs there, too\n" for name in hang), end="")
     counts = collections.Counter(test.outcome for test in outcomes.values())
     told = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome)
     print(f"{engine}, {python}: {told}; {len(listed)} of them listed")
