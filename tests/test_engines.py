@@ -121,6 +121,20 @@ def test_what_is_private_to_the_loop_hides_nothing_of_its_engine(engine: str) ->
     assert hidden == {"_process_self_data"}  # which calls its
 
 
+@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+def test_the_coroutine_functions_of_the_engine_are_the_loop_s(engine: Literal["selector", "uvloop"]) -> None:
+    """unittest.mock asks, and puts in its place what cannot be awaited if it is none."""
+    if engine == "uvloop":
+        real: type = pytest.importorskip("uvloop").Loop
+    else:
+        real = asyncio.SelectorEventLoop
+    loop = hybridexec.new_event_loop(engine=engine)
+    loop.close()
+    names = [name for name in dir(asyncio.AbstractEventLoop) if inspect.iscoroutinefunction(getattr(real, name, None))]
+    assert "create_connection" in names
+    assert [name for name in names if not inspect.iscoroutinefunction(getattr(loop, name))] == []
+
+
 def test_auto_depends_on_the_thread(no_choice: None) -> None:
     assert made() == "hybridexec.engines.selector"
     assert in_thread(made) == "hybridexec.engines.uv"

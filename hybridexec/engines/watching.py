@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -146,7 +147,8 @@ def opening(name: str) -> Any:
             _check_socket(*args, **kwargs)
         return method(self, *args, **kwargs)
 
-    return opens
+    # What it returns is awaited: who stands in for it (``unittest.mock``) asks.
+    return inspect.markcoroutinefunction(opens) if inspect.iscoroutinefunction(method) else opens
 
 
 def _check_socket(sock: socket.socket, *_: Any, **__: Any) -> None:
