@@ -10,6 +10,7 @@ one derived from asyncio's, stay what they are.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import importlib.abc
 import importlib.machinery
@@ -85,12 +86,15 @@ def _keep_detector() -> None:
             detector.attach()
             _attached = True
             _undo.append(_give_up_detector)
+            atexit.register(_give_up_detector)  # no event is for us any more while the interpreter takes itself down
 
 
 def _give_up_detector() -> None:
     global _attached
-    _attached = False
-    detector.detach()
+    atexit.unregister(_give_up_detector)
+    if _attached:
+        _attached = False
+        detector.detach()
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
