@@ -4,8 +4,9 @@ CPython calls signal handlers on the main thread alone, between two instructions
 call that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the
 loop waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
-called, and with it all others.  While a step computes nobody reads that fd; then the sampler looks at it.  A home
-whose step has something to raise that was put off (``shield.py``) is nudged, too.
+called, and with it all others.  So is a home that polls, if another LWP reads that fd: it may be empty again before
+the home's poll has begun.  While a step computes nobody reads it; then the sampler looks at it.  A home whose step has
+something to raise that was put off (``shield.py``) is nudged, too.
 
 CPython also lets the main thread alone change signal handlers.  A step that runs on a spare and asks for it puts the
 call into the home's mailbox and waits, as in any call that may block: the home does it as soon as it waits for the loop
@@ -115,10 +116,15 @@ class Nudges:
 
     def _nudge(self) -> None:
         home = self._carrying.home
-        self._nudging = self._mine and self._due > 0 and home is not None and home.state is LwpState.BLOCKED
+        self._nudging = self._mine and self._due > 0 and home is not None and self._may_miss(home)
         if self._nudging and home is not None and _NUDGE is not None:
             signal.pthread_kill(home.ident, _NUDGE)
             self._call_later(NUDGE_PAUSE, self._nudge)
+
+    def _may_miss(self, home: LWP) -> bool:
+        """Whether a home may sit in a system call that no signal ends any more: in a step's; or in the poll, if the
+        holder, which asks, has emptied the wake-up fd before that began."""
+        return home.state is LwpState.BLOCKED or (home.state is LwpState.POLLING and self._carrying.holder is not home)
 
     def remind(self) -> None:
         """Nudge a home whose step has to raise what was put off, or to serve.  Who asks does so until that is done."""
