@@ -374,6 +374,31 @@ def test_a_name_that_its_module_does_not_want_to_give_is_waited_for(
     assert [upcall.callable for upcall in recorder.of(UpcallKind.BLOCKED)].count("time.sleep") == 2
 
 
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="Linux has it")
+def test_a_name_is_found_that_was_looked_up_while_its_module_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each new call site has the names looked up, if there is a new module; this one has them in its own middle."""
+    (tmp_path / "late_driver.py").write_text("import os\nrepr(os)\nwait = os.eventfd_read\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    hybridexec.register_blocking("late_driver.wait", will_block=lambda fd: True)
+    fd = os.eventfd(0)
+
+    def waits() -> int:
+        import late_driver  # type: ignore[import-not-found]
+
+        return int(late_driver.wait(fd))
+
+    try:
+        scene = play(fresh(waits), functools.partial(os.eventfd_write, fd, 7))
+    finally:
+        sys.modules.pop("late_driver", None)
+        os.close(fd)
+    assert scene.moved
+    assert scene.result == 7
+    assert scene.recorder.detections() == [Detection.DECLARED]
+
+
 class Lazy:
     """Stands for another object, which it makes when anything is asked of it, as lazy settings and proxies do."""
 

@@ -220,6 +220,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
         self._awaited: list[tuple[str, Callable[[Any], None]]] = []
+        self._modules = 0  # how many there were when all names were looked up the last time
         for owner, names, will_block in _BUILT_IN:
             for name in names:
                 if hasattr(owner, name):
@@ -285,13 +286,20 @@ class Catalogue:
         """Have a function called once with what a dotted name means, as soon as its module is imported."""
         with self._lock:
             self._awaited.append((name, then))
+            self._modules = 0
 
     def resolve(self) -> None:
-        """Look up the names whose modules have been imported since."""
+        """Look up the names whose modules have been imported since.  It is asked for each new call site."""
+        modules = len(sys.modules)
+        if modules == self._modules:
+            return
+        self._modules = modules
         for waiting in list(self._awaited):
             name, then = waiting
             found = find(name)
-            if found is not None:
+            if found is None and _is_loading(name):
+                self._modules = 0  # it may be there the next time
+            elif found is not None:
                 with self._lock:
                     mine = waiting in self._awaited  # or another thread has found it, too
                     if mine:
@@ -350,6 +358,12 @@ def find(name: str) -> Any:
             else:
                 return found
     return None
+
+
+def _is_loading(name: str) -> bool:
+    """Whether a module that a dotted name may mean something in is just being imported."""
+    module = sys.modules.get(name.partition(".")[0])
+    return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
 
 
 _RLOCK: Any = type(_thread.RLock())
