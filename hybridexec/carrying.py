@@ -365,10 +365,11 @@ class Carrying:
         if not self.pollers:
             return False
         home = self.home
-        if home in self.pollers and (
-            self._mail or (self.holder is not None and monotonic() - self._away_since >= HOME_BOUND)
-        ):
-            return True
+        if home is not None and home in self.pollers:
+            if self._mail or home.interrupt is not None:
+                return True
+            if self.holder is not None and monotonic() - self._away_since >= HOME_BOUND:
+                return True
         for poller in self.pollers:  # noqa: SIM110  # there is one as a rule: a generator costs more than the look
             if poller.kept:
                 return True
