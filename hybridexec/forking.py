@@ -40,4 +40,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=sampler.end_if_idle, after_in_child=_in_child)
+    os.register_at_fork(after_in_child=_in_child)

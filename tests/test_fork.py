@@ -436,26 +436,3 @@ def test_a_subprocess_is_waited_for_while_the_loop_moves() -> None:
         assert lwps()
 
     hybridexec.run(main())
-
-
-def test_a_fork_behind_a_run_finds_no_thread() -> None:
-    """CPython warns of forks of a process with threads; the sampler, which waits for another run, is not in the way."""
-    process = start(
-        """
-        import asyncio, os, warnings
-        import hybridexec
-
-        warnings.simplefilter("always")  # (what it would raise as an error, CPython swallows)
-        loop = hybridexec.new_event_loop()
-        for _ in range(20):
-            loop.run_until_complete(asyncio.sleep(0))
-            child = os.fork()
-            if not child:
-                os._exit(0)
-            os.waitpid(child, 0)
-        loop.close()
-        print("well")
-        """
-    )
-    output, _ = process.communicate(timeout=100)
-    assert (process.returncode, output) == (0, "well\n")

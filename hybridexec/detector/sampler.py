@@ -156,19 +156,6 @@ class Sampler:
             _await_end(thread, stray)
             raise
 
-    def end_if_idle(self) -> None:
-        """This process is about to fork: CPython warns of threads, and one that only waits need not be there."""
-        if not self._lock.acquire(blocking=False):
-            return  # by a signal's handler, maybe, which has interrupted who has it
-        thread = None
-        try:
-            if not self._loops:
-                thread, self._thread = self._thread, None
-                self._sleep.bell.ring()
-        finally:
-            self._lock.release()
-        _await_end(thread)
-
     def forked(self) -> None:
         """This process is a child: the thread is not in it."""
         self._reset()
