@@ -213,7 +213,7 @@ class HybridLoop(Turns):
                     logger.error("a loop is closed without the sampler (%s)", exc)
             self._carrying.close()
         finally:
-            detector.sampler.unwatch(self._carrying, closed=True)
+            detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
 
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""

@@ -114,38 +114,6 @@ def no_collector() -> Iterator[None]:
     assert left == 0
 
 
-def samplers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "hybridexec-sampler"]
-
-
-def test_the_sampler_ends_with_the_loop() -> None:
-    loop = hybridexec.new_event_loop()
-    for _ in range(3):
-        loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
-    assert not samplers()
-
-
-def test_the_sampler_ends_by_itself_if_nobody_closes_the_loop() -> None:
-    """And is there again when the loop runs again."""
-
-    async def main() -> int:
-        def read() -> int:
-            return int(LIBC.read(reader, bytes(1), 1))  # seen by the sampler alone
-
-        with pipe() as (reader, writer):
-            asyncio.get_running_loop().call_soon(os.write, writer, b"x")
-            return int(fresh(read)())
-
-    loop = hybridexec.new_event_loop()
-    for _ in range(3):
-        assert loop.run_until_complete(main()) == 1
-        for thread in samplers():
-            thread.join(60)
-        assert not samplers()
-    loop.close()
-
-
 @pytest.mark.usefixtures("no_collector")
 def test_a_loop_that_ran_is_freed_when_it_is_closed() -> None:
     """Nothing keeps it: no thread, no watcher of forks, not the sampler; nor does it keep itself."""

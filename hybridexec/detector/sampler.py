@@ -60,9 +60,6 @@ it when that happens."""
 CALM = 1.0
 """Seconds after the last trap when the events for all code are turned off."""
 
-LINGER = 0.05
-"""Seconds that the thread waits for another run: its start costs more than an empty run; `asyncio.run` has three."""
-
 LATE = 0.05
 """Seconds by which the sampler must be late before it says that somebody held the GIL.  Ten of the interpreter's switch
 intervals: where several threads compute, each may have had it for one or two."""
@@ -138,15 +135,14 @@ class Sampler:
                 self._thread = thread
             self._sleep.bell.ring()
 
-    def unwatch(self, carrying: Carrying, *, closed: bool = False) -> None:
-        """A loop does not run any longer.  With the last one the thread ends: at once if the loop is closed, else after
-        a while, since it may run again."""
+    def unwatch(self, carrying: Carrying) -> None:
+        """A loop does not run any longer.  The thread ends with the last one."""
         thread = None
         with self._lock:
             self._loops.pop(carrying, None)
             if self._loops:
                 self._set_tick()
-            elif closed:
+            else:
                 thread, self._thread = self._thread, None
             self._sleep.bell.ring()
             stray, self._stray = self._stray, None
@@ -177,7 +173,7 @@ class Sampler:
         idle = 0
         loops: list[tuple[Carrying, _Look]] = []
         me = os_thread()
-        self._waited, self._weighed = None, -math.inf  # weighed at the first tick: a short run does without
+        self._waited = own_wait()
         while True:
             late = 0.0
             tick, self._next = self._next, self._tick if self._healthy < HEALTHY else self._tick * LAZY
@@ -197,8 +193,6 @@ class Sampler:
                 if self._thread is not me:
                     return
                 loops = list(self._loops.items())
-            if not loops and not self._lingers(sleep, me):
-                return
             active = False
             self._healthy += 1
             for carrying, look in loops:
@@ -211,15 +205,6 @@ class Sampler:
             if now - self._last_trap > CALM:
                 traps.relax()
             idle = 0 if active else idle + 1
-
-    def _lingers(self, sleep: _Sleep, me: threading.Thread) -> bool:
-        """No loop runs: wait for one.  Returns whether there is one now, or somebody waits for the thread's end."""
-        sleep.bell.wait(LINGER)
-        with self._lock:
-            ends = self._thread is me and not self._loops
-            if ends:
-                self._thread = None
-        return not ends
 
     def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
