@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import concurrent.futures
+import functools
 import sqlite3
 import threading
 from typing import Any
@@ -139,6 +140,18 @@ def test_so_many_have_an_lwp_at_a_time_in_the_model_1_to_1() -> None:
         assert threads[3].cancel()
         closed.open()
         assert [thread.result(PATIENCE) for thread in threads if not thread.cancelled()] == [0, 1, 2, 4]
+
+
+@pytest.mark.parametrize("scope", ["1:1", "system"])
+def test_who_end_at_once_start_who_come_after_them(scope: str) -> None:
+    """Each that ends starts another, and waits for those that have ended: not for one that waits for it."""
+    barrier = threading.Barrier(3)
+    for _ in range(10):
+        options: dict[str, Any] = {"model": "1:1", "processors": 3} if scope == "1:1" else {"max_lwps": 3}
+        with executing(**options) as executor:
+            spawn = functools.partial(executor.spawn, **({} if scope == "1:1" else {"scope": scope}))
+            threads = [spawn(barrier.wait, PATIENCE) for _ in range(15)]
+            assert sorted(thread.result(PATIENCE) for thread in threads) == sorted([0, 1, 2] * 5)
 
 
 def test_who_blocks_holds_up_everybody_in_the_model_n_to_1() -> None:

@@ -173,7 +173,7 @@ class Sampler:
         idle = 0
         loops: list[tuple[Carrying, _Look]] = []
         me = os_thread()
-        self._waited = own_wait()
+        self._waited, self._weighed = None, -math.inf  # weighed at the first tick: a short run does without
         while True:
             late = 0.0
             tick, self._next = self._next, self._tick if self._healthy < HEALTHY else self._tick * LAZY

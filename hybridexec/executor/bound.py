@@ -147,24 +147,32 @@ class BoundLWPs:
 
     def ended(self, lwp: BoundLWP) -> None:
         """An LWP's thread ends, but for its last few instructions.  Its successor is started, if one waits."""
-        while True:
+        with self.crew.lock:
+            self._count -= 1
+        try:
+            while not self._succeeded():
+                pass
+        finally:
+            # Not before: who starts an LWP waits for those that have ended, and two would wait for each other.
             with self.crew.lock:
-                if lwp in self._alive:
-                    self._alive.discard(lwp)
-                    self._ended.append(lwp.thread)
-                    self._count -= 1
-                following = None
-                while self._waiting and following is None:
-                    user_thread = self._waiting.popleft()
-                    if not user_thread.future.done():
-                        following = self.assign(user_thread)
-            if following is None:
-                return
+                self._alive.discard(lwp)
+                self._ended.append(lwp.thread)
+
+    def _succeeded(self) -> bool:
+        """Start an LWP for the first who waits.  Returns False if the system has no thread for him, who has failed."""
+        with self.crew.lock:
+            following = None
+            while self._waiting and following is None:
+                user_thread = self._waiting.popleft()
+                if not user_thread.future.done():
+                    following = self.assign(user_thread)
+        if following is not None:
             try:
                 following()
-                return
             except RuntimeError as exc:
                 user_thread.fail(exc)
+                return False
+        return True
 
     def join(self) -> None:
         """Wait until the last thread has ended."""
