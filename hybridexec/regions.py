@@ -201,7 +201,8 @@ def register_blocking(
             in the middle of the step, before the call, and must be quick; if it raises, that is logged, and the call
             counts as unknown.
 
-    Python code that the callable calls back waits for the loop.  The catalogue's events are those of PEP 669
+    What the catalogue said of the callable is replaced: ``time.sleep``, registered without ``will_block``, is only
+    marked.  Python code that the callable calls back waits for the loop.  The catalogue's events are those of PEP 669
     (``sys.monitoring``), which tells of calls of C code.
 
     Raises:
