@@ -144,9 +144,9 @@ def _refusal(cls: type[Config], options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_names(options: Mapping[str, Any]) -> None:
-    """Refuse an option that is no field of :class:`Config`."""
-    names = [field.name for field in dataclasses.fields(Config)]
+def check_names(options: Mapping[str, Any], *others: str) -> None:
+    """Refuse an option that is no field of :class:`Config`; ``others`` are allowed, too, by who asks."""
+    names = [*others, *(field.name for field in dataclasses.fields(Config))]
     for name, value in options.items():
         if name not in names:
             raise TypeError(f"{name}={value!r}: there is no such option; allowed are {', '.join(names)}")

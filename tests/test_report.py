@@ -141,6 +141,16 @@ def test_the_table_of_no_terminal_has_whole_lines_and_no_control_codes(loop: asy
     assert "\x1b" not in "".join(lines)
 
 
+def test_a_call_that_was_refused_has_no_time(loop: asyncio.AbstractEventLoop) -> None:
+    """Mode "raise": nobody knows how long it would have blocked."""
+    report = Report()
+    report.blocked(upcall(UpcallKind.BLOCKED, loop))
+    loop.close()
+    lines = printed(report)
+    assert lines[0] == "hybridexec: 1 blocking call"
+    assert lines[4].count(" - ") == 2
+
+
 def test_a_site_below_the_current_folder_is_shown_from_there(loop: asyncio.AbstractEventLoop) -> None:
     report = Report()
     block(report, loop, 0.1, site=CallSite(os.path.join(os.getcwd(), "sub", "app.py"), 7, "handler"))

@@ -35,7 +35,10 @@ def print_report(report: Report, file: TextIO, heading: str = "") -> None:
         return
     count = sum(row.count for row in rows)
     calls = "1 blocking call" if count == 1 else f"{count} blocking calls"
-    out.print(f"hybridexec{heading}: {calls}; the default loop would have stood still for {time(report.frozen_time())}")
+    frozen = report.frozen_time()
+    # In mode "raise" calls are refused: nobody knows how long they would have taken.
+    still = f"; the default loop would have stood still for {time(frozen)}" if frozen else ""
+    out.print(f"hybridexec{heading}: {calls}{still}")
     out.print(table_of(rows))
 
 
@@ -63,8 +66,8 @@ def table_of(rows: list[ReportRow]) -> Table:
             row.callable or "?",
             ", ".join(detection.value for detection in row.detections) or "?",
             str(row.count),
-            time(row.total),
-            time(row.longest),
+            time(row.total) if row.total else "-",
+            time(row.longest) if row.longest else "-",
         ]
         if pending:
             cells.append(f"{row.pending} for {time(row.pending_time)}" if row.pending else "")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from time import monotonic
 from typing import Any, Literal, overload
 
-from ..config import Config, _one_of, _whole, resolve
+from ..config import Config, _one_of, _whole, check_names, resolve
 from ..errors import ExecutorFullError
 from ..loop import HybridLoop
 from .crew import Crew
@@ -87,6 +87,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
             raise TypeError(f"initializer={initializer!r}: allowed are None and a callable")
         if not isinstance(initargs, tuple):
             raise TypeError(f"initargs={initargs!r}: allowed is a tuple")
+        check_names(options, "processors", "model", "config", "name", "max_pending", "initializer", "initargs")
         settings = resolve(config, options)
         bound = processors if model == "1:1" and processors is not None else settings.max_lwps
         shared = {"m:n": processors or default_processors(), "n:1": 1, "1:1": 0}[model]
