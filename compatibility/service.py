@@ -119,7 +119,10 @@ class Service:
         until = time.monotonic() + LIMIT
         with contextlib.suppress(ConnectionRefusedError):
             while True:
-                with socket.create_connection(("127.0.0.1", self.port), LIMIT):
+                with (
+                    contextlib.suppress(ConnectionResetError),  # it has just stopped to listen
+                    socket.create_connection(("127.0.0.1", self.port), LIMIT),
+                ):
                     time.sleep(0.02)
                 if time.monotonic() > until:
                     pytest.fail(f"the service goes on listening:\n{self.said()}")
