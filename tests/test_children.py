@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +36,14 @@ def die_with_parent() -> None:
 def lingering() -> list[threading.Thread]:
     """The threads that live on for their children."""
     return [thread for thread in threading.enumerate() if "-parent" in thread.name]
+
+
+@pytest.fixture(autouse=True)
+def they_end_with_their_children() -> Iterator[None]:
+    """A moment later: it is not to be taken for one that is left."""
+    yield
+    for thread in lingering():
+        thread.join(60)
 
 
 async def retired() -> None:
