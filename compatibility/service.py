@@ -264,6 +264,16 @@ def block_each_worker(service: Service, backend: Backend, count: int) -> Callabl
     return lambda: [answer for end in endings for answer in end()]
 
 
+def answers_although_told_to_end(service: Service, backend: Backend, number: signal.Signals) -> None:
+    """A signal comes while handlers are blocked, and the service listens no more: they still answer."""
+    answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
+    backend.wait_for(8)
+    service.send(number)
+    service.wait_until_it_refuses()
+    backend.answer("at last")
+    assert answers() == ["at last"] * 8
+
+
 def blocks_and_streams(service: Service) -> None:
     """Have handlers block on other requests, all at once, and in the middle of streams until another puts what they
     wait for."""

@@ -8,6 +8,7 @@ import pytest
 
 from compatibility.service import (
     Backend,
+    answers_although_told_to_end,
     begin,
     block_each_worker,
     blocks_and_streams,
@@ -30,12 +31,7 @@ COMMAND = "`hybridexec run -m granian --loop asyncio`"
 def test_handlers_block(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving(SERVE, engine=engine, backend=backend) as service:
         blocks_and_streams(service)
-        answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
-        backend.wait_for(8)
-        service.send(number)
-        service.wait_until_it_refuses()
-        backend.answer("at last")
-        assert answers() == ["at last"] * 8
+        answers_although_told_to_end(service, backend, number)
         service.stop_well(None)
 
 

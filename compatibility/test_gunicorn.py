@@ -8,7 +8,7 @@ import pytest
 
 from compatibility.service import (
     Backend,
-    begin,
+    answers_although_told_to_end,
     block_each_worker,
     blocks_and_streams,
     get,
@@ -32,12 +32,7 @@ SAID = (r"\[WARNING\] Worker \(pid:\d+\) was sent SIGINT!", "Error while closing
 def test_handlers_block(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving([*OPTIONS, "gunicorn_worker.Worker", "bare:app"], engine=engine, backend=backend) as service:
         blocks_and_streams(service)
-        answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
-        backend.wait_for(8)
-        service.send(number)
-        service.wait_until_it_refuses()
-        backend.answer("at last")
-        assert answers() == ["at last"] * 8
+        answers_although_told_to_end(service, backend, number)
         service.stop_well(None, but=SAID)
 
 
@@ -75,10 +70,5 @@ def test_its_own_worker(engine: str, backend: Backend) -> None:
     with serving([*RUN, *OPTIONS, "asgi", "bare:app"], engine=engine, backend=backend) as service:
         blocks_and_streams(service)
         websockets_wait(service)
-        answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
-        backend.wait_for(8)
-        service.send(signal.SIGTERM)
-        service.wait_until_it_refuses()
-        backend.answer("at last")
-        assert answers() == ["at last"] * 8
+        answers_although_told_to_end(service, backend, signal.SIGTERM)
         service.stop_well(None, but=SAID)

@@ -8,7 +8,17 @@ import signal
 import httpx
 import pytest
 
-from compatibility.service import LIMIT, Backend, begin, blocks_and_streams, get, serving, together, websockets_wait
+from compatibility.service import (
+    LIMIT,
+    Backend,
+    answers_although_told_to_end,
+    begin,
+    blocks_and_streams,
+    get,
+    serving,
+    together,
+    websockets_wait,
+)
 
 SERVE = ["hypercorn_serve.py"]
 RUN = ["-m", "hybridexec", "run", "-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--access-logfile", "-"]
@@ -23,12 +33,7 @@ COMMAND = "`hybridexec run -m hypercorn`; `--worker-class` stays what it is"
 def test_handlers_block(engine: str, backend: Backend, number: signal.Signals) -> None:
     with serving(SERVE, engine=engine, backend=backend) as service:
         blocks_and_streams(service)
-        answers = begin(*[lambda: get(f"{service.url}/backend")] * 8)
-        backend.wait_for(8)
-        service.send(number)
-        service.wait_until_it_refuses()
-        backend.answer("at last")
-        assert answers() == ["at last"] * 8
+        answers_although_told_to_end(service, backend, number)
         service.stop_well(None)
 
 
