@@ -30,6 +30,7 @@ import collections
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
@@ -97,8 +98,14 @@ class Nudges:
             if self._shield.getsignal(_NUDGE) == self._answered:
                 self._shield.signal(_NUDGE, _signal.SIG_DFL)
 
-    def heed(self, numbers: bytes) -> None:
-        """The wake-up fd tells this, and nobody has read it: the loop is busy, its home blocked.  The sampler looks."""
+    def heed(self, waker: socket.socket) -> None:
+        """Look at what the wake-up fd tells, without reading it: nobody may, in a busy loop.  The sampler asks."""
+        if not self._mine:
+            return
+        try:
+            numbers = waker.recv(4096, socket.MSG_PEEK)
+        except OSError:  # it tells nothing, or the loop is just closed
+            return
         if len(numbers) > self._peeked:
             self._peeked = len(numbers)
             if numbers.translate(None, _NO_SIGNALS):

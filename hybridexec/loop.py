@@ -7,12 +7,10 @@ it), how a step is run (``turns.py``), and what goes along from thread to thread
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
 import signal
-import socket
 import sys
 import types
 import weakref
@@ -321,8 +319,7 @@ class HybridLoop(Turns):
 
     def heed(self) -> None:
         """The home is blocked, and the loop maybe busy: look for signals without reading of them."""
-        with contextlib.suppress(OSError):  # there are none, or the loop is just closed
-            self._nudges.heed(self._ssock.recv(4096, socket.MSG_PEEK))
+        self._nudges.heed(self._ssock)
 
     # ---------------------------------------------------------------- what ends the run
 

@@ -291,7 +291,7 @@ is seen like that in a step; but the loop cannot move away from it."""
 
 OVER = _StandIn("<a step that is over>")
 """While the last reference to a step that is over is dropped: its finalizers and those of its arguments may block, as a
-step does.  (Where another step follows, that one stands for them.)"""
+step does."""
 
 
 current: dict[int, LWP] = {}
