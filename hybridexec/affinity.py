@@ -72,6 +72,13 @@ class Affinity:
             if lwp is not None:
                 lwp.bound_tasks.remove(task)
 
+    def orphaned(self, lwp: LWP) -> None:
+        """The LWP has ended by an exception: its user threads are bound to nobody any more."""
+        for task in lwp.bound_tasks:
+            self.bound.pop(task, None)
+            self._reasons.pop(task, None)
+        lwp.bound_tasks.clear()
+
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]

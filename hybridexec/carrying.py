@@ -125,6 +125,9 @@ FORKED_ADVICE = (
 
 _STEPS = (LwpState.RUNNING, LwpState.MARKED, LwpState.BLOCKED)
 
+_HOLDING = (LwpState.RUNNING, LwpState.MARKED, LwpState.POLLING, LwpState.WOKEN)
+"""The states that a holder can be in."""
+
 
 class LoopState(enum.Enum):
     """Who executes on the loop.  Changes only under the mutex."""
@@ -297,32 +300,166 @@ class Carrying:
             if held and self.preempted:
                 held = self._serve_preempted(lwp)
 
-    def regain(self, home: LWP) -> None:
-        """Make sure that the home holds the loop, wherever an exception has found it."""
+    # ---------------------------------------------------------------- after an exception in the middle of a move
+
+    def regain(self, lwp: LWP) -> None:
+        """Make sure that the LWP of the calling thread holds the loop, wherever an exception has found it.
+
+        The exception goes up into the LWP's step, or out of the home's run: neither may be without the loop.
+        """
         with self.mutex:
-            # The exception may have come before those were woken that had been chosen.
-            stranded = {lwp for lwp in (self._waking, self.holder) if lwp is not None and lwp.state is LwpState.WOKEN}
-            stranded -= self._starting.keys()
-            stranded |= {lwp for lwp, starter in self._starting.items() if not lwp.launched and starter == home.ident}
-            self._waking = None
-            self._unqueue(home)
-            granted = self.holder is home or self.state is self._rest
             if self.state is LoopState.FORKED:
-                home.state = LwpState.RUNNING
+                lwp.state = LwpState.RUNNING
                 return
+            self._unqueue(lwp)
+            if self._waking is lwp:
+                self._waking = None
+            granted = self.holder is lwp or self.state is self._rest or not self._is_sound(self.holder)
             if granted:
-                self._take(home)
+                self._take(lwp)
             else:
-                home.state = LwpState.RETURNING
-                home.since = -math.inf
-                self.returning.appendleft(home)
+                lwp.state = LwpState.RETURNING
+                lwp.since = -math.inf
+                self.returning.appendleft(lwp)
                 self._expect(-math.inf)
-            poked = self._poked()
-        for lwp in stranded - {home}:
-            self._send(lwp)
-        self._send(poked)
+            wake = self._mend()
+        for each in wake:
+            self._send(each)
         if not granted:
-            self._wait(home, LwpState.RETURNING)
+            self._wait(lwp, LwpState.RETURNING)
+
+    def bury(self, lwp: LWP, exc: BaseException) -> None:
+        """The thread of a spare ends by an exception, wherever that has found it: so does the run.
+
+        Its own thread calls this last of all; or anybody who has found that the thread has ended without doing so.
+        """
+        try:
+            self._face.failed(exc)
+        finally:
+            with self.mutex:
+                wake: list[LWP | _Action] = []
+                if lwp in self.lwps or self.holder is lwp:
+                    self._unqueue(lwp)
+                    self._starting.pop(lwp, None)
+                    self.lwps.discard(lwp)
+                    self.detached.discard(lwp)
+                    if self.state is not LoopState.FORKED:
+                        lwp.state = LwpState.RETIRED
+                        self._face.orphaned(lwp)
+                        self._pool.retires(lwp)
+                        wake = self._mend()
+                lwp.state = LwpState.RETIRED
+            for each in wake:
+                self._send(each)
+            self._face.poke()  # the run ends: whoever polls has to look
+            self.changed.ring()
+
+    def repair(self) -> bool:
+        """A move was broken off by an exception: see that nobody waits for what does not come.  Any thread.
+
+        Returns:
+            Whether an LWP was found whose thread has ended, or the loop was free with nobody on the way to it.
+        """
+        found = self.bury_ended()
+        with self.mutex:
+            if self.state in (LoopState.STOPPED, LoopState.FORKED):
+                return found
+            lost = not self._is_sound(self.holder) and self._waking is None and not self.pollers
+            wake = self._mend()
+        for each in wake:
+            self._send(each)
+        return found or (lost and bool(wake))
+
+    def bury_ended(self) -> bool:
+        """Bury the spares whose threads have ended without a word.  Returns whether there were any."""
+        ended = [lwp for lwp in list(self.lwps) if lwp is not self.home and lwp.has_ended()]
+        for lwp in ended:
+            self.bury(lwp, RuntimeError(f"the thread of {lwp.name} has ended"))
+        return bool(ended)
+
+    def _mend(self) -> list[LWP | _Action]:
+        """Make the record whole.  What each LWP's own state says is true; all else follows.  Mutex held.
+
+        Returns:
+            Who has to be told: also those that were told before, as the exception may have come first.
+        """
+        if not self._is_sound(self.holder):
+            self.holder = None
+        if self.holder is None:
+            self.state = self._rest
+            self.holder_ident = None if self._rest is LoopState.STOPPED else 0
+        else:
+            self.state = LoopState.HELD
+        waking = self._waking
+        if waking is not None and (waking not in self.lwps or waking.state is not LwpState.WOKEN):
+            self._waking = None
+        here = os_ident()
+        wake: list[LWP | _Action] = []
+        for lwp in list(self.lwps):
+            starter = self._starting.get(lwp)
+            if starter is not None:
+                if starter == here and not lwp.launched:
+                    wake.append(lwp)  # this thread was about to start it
+            elif lwp.state is LwpState.WOKEN:
+                wake.append(lwp)
+            else:
+                self._requeue(lwp)
+        successor = self._successor() if self._claimable() else self._poked()
+        if successor is not None and successor not in wake:
+            wake.append(successor)
+        return wake
+
+    def _is_sound(self, holder: LWP | None) -> bool:
+        """Whether a holder is one: it runs, polls, or is on its way."""
+        return holder is not None and holder in self.lwps and holder.state in _HOLDING
+
+    def _requeue(self, lwp: LWP) -> None:
+        """See that an LWP which waits is in the queue that its state names, and in no other."""
+        for state, queue in (
+            (LwpState.PARKED, self.parked),
+            (LwpState.RETURNING, self.returning),
+            (LwpState.PREEMPTED, self.preempted),
+        ):
+            wanted = lwp.state is state and not (lwp is self.home and state is LwpState.PARKED)
+            if wanted and lwp not in queue:
+                queue.append(lwp)
+            elif not wanted and lwp in queue:
+                queue.remove(lwp)
+        if lwp.state is not LwpState.POLLING and lwp in self.pollers:
+            self.pollers.remove(lwp)
+
+    def check(self, seen: object) -> object:
+        """Look whether anybody comes for the loop; repair it if not.  The sampler calls this at each look.
+
+        Args:
+            seen: what it returned the last time.
+
+        Returns:
+            Where the loop stands if nobody executes on it: who does not come until the next look never does.
+        """
+        holder = self.holder
+        if holder is not None and holder.state is not LwpState.WOKEN and not holder.has_ended():
+            if holder.state in _HOLDING:
+                return None
+        elif holder is None and self._is_at_rest():
+            return None
+        stands = holder, self._waking, self.state, self.claims, self.wakeups, self.handoffs
+        if stands == seen and self.repair():
+            self._pool.log_repaired()
+        return stands
+
+    def _is_at_rest(self) -> bool:
+        """Whether a loop that nobody holds may stay so: it is polled, all is blocked, or it is stopped."""
+        if self.returning or self._waking is not None:
+            return False
+        if self.pollers:
+            return not self._face.has_work()
+        return self._exhausted or self.state is not LoopState.FREE
+
+    def expects(self) -> bool:
+        """Whether somebody has to come for the loop: until then the sampler does not sleep deeply."""
+        holder = self.holder
+        return holder.state is LwpState.WOKEN if holder is not None else not self._is_at_rest()
 
     # ---------------------------------------------------------------- between two steps
 
@@ -486,26 +623,51 @@ class Carrying:
             still: the sampler's: whether what it has seen is still so.  Called under the mutex.
 
         Returns:
-            Whether the loop was left; False if the LWP does not hold it, or the sampler's view is out of date.
+            Whether the loop was left; False if the LWP does not hold it, the sampler's view is out of date, or the system
+            has nothing to make another LWP of.
         """
         with self.mutex:
             if self.holder is not lwp or self.state is not LoopState.HELD:
                 return False
             if still is not None and not still():
                 return False
-            lwp.alert = lwp.moved = True
-            self.amid = self._face.unfinished()
-            lwp.state = state
-            self.detached.add(lwp)
-            self.handoffs += 1
-            self._face.left(lwp)
-            if state is LwpState.PREEMPTED:
-                lwp.since = monotonic()
-                self.preempted.append(lwp)
-            self._free()
-            successor = self._successor()
-        self._send(successor)
+            if not self._pool.prepare():  # what may be refused is asked for before anything has changed
+                return False
+            before = lwp.state
+            try:
+                lwp.alert = lwp.moved = True
+                self.amid = self._face.unfinished()
+                lwp.state = state
+                self.detached.add(lwp)
+                self.handoffs += 1
+                self._face.left(lwp)
+                if state is LwpState.PREEMPTED:
+                    lwp.since = monotonic()
+                    self.preempted.append(lwp)
+                self._free()
+            except BaseException:
+                self._stay(lwp, before)
+                raise
+            try:
+                successor = self._successor()
+            except BaseException:
+                self.repair()
+                raise
+        try:
+            self._send(successor)
+        except BaseException:
+            self.repair()
+            raise
         return True
+
+    def _stay(self, lwp: LWP, state: LwpState) -> None:
+        """The LWP's step has not left the loop after all.  Mutex held."""
+        self.holder, self.holder_ident, self.state = lwp, lwp.ident, LoopState.HELD
+        self._unqueue(lwp)
+        lwp.state = state
+        if lwp in self.detached:
+            self.detached.remove(lwp)
+            self._face.returned(lwp)
 
     def mark(self, lwp: LWP) -> None:
         """The LWP's step begins a call that may block: the sampler may retake the loop."""
@@ -849,7 +1011,7 @@ class Carrying:
     def keep(self, lwp: LWP, handle: asyncio.Handle) -> None:
         """Keep a step of a bound user thread for its LWP, which gets the loop for it.  The holder calls this."""
         with self.mutex:
-            lwp.kept.append(handle)
+            lwp.kept.append(handle)  # from here on it is not lost: whoever looks at the LWP sees it
             polling = lwp.state is LwpState.POLLING
             if lwp.state is LwpState.PARKED:
                 self._unqueue(lwp)
@@ -962,7 +1124,8 @@ class Carrying:
         if len(self.lwps) >= self._max_lwps:
             return None
         lwp = self._pool.new()
-        self._starting[lwp] = os_ident()
+        if lwp is not None:
+            self._starting[lwp] = os_ident()
         return lwp
 
     # ---------------------------------------------------------------- what is done without the mutex
@@ -1032,7 +1195,11 @@ class Carrying:
 
     def _serve(self) -> None:
         self._mail = False
-        self._face.serve()
+        try:
+            self._face.serve()
+        except BaseException:
+            self._mail = True  # what is left is served when the home looks the next time
+            raise
 
     # ---------------------------------------------------------------- the end
 

@@ -60,6 +60,12 @@ class Face(Protocol):
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again.  Called under the mutex."""
 
+    def failed(self, exc: BaseException) -> None:
+        """The run has to end with an exception.  Any thread."""
+
+    def orphaned(self, lwp: LWP) -> None:
+        """The LWP's thread has ended by an exception: what was its own is for the others.  Called under the mutex."""
+
     def retires(self, lwp: LWP) -> None:
         """The LWP, which does not hold the loop, is about to end.  Called under the mutex."""
 

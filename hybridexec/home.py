@@ -176,17 +176,21 @@ def blocked_main(carrying: Carrying, main: object) -> LWP | None:
 
 
 class _Letter:
-    __slots__ = ("call", "done", "error", "result")
+    __slots__ = ("call", "done", "error", "made", "result")
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.call = call
+        self.made = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.done = Bell()
 
     def serve(self) -> None:
+        """Make the call, once, and tell who waits for it."""
         try:
-            self.result = self.call()
+            if not self.made:
+                self.made = True
+                self.result = self.call()
         except BaseException as exc:
             self.error = exc
         self.done.ring()
@@ -263,7 +267,14 @@ class Mailbox:
     def serve(self) -> None:
         """Do what others have asked for.  On the home."""
         while self._letters:
-            self._letters.popleft().serve()
+            letter = None
+            try:
+                letter = self._letters.popleft()
+                letter.serve()
+            except BaseException:
+                if letter is not None:  # somebody waits for it
+                    self._letters.appendleft(letter)
+                raise
 
 
 class _Signal:

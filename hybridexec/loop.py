@@ -14,7 +14,7 @@ import signal
 import sys
 import types
 import weakref
-from asyncio import base_events, events
+from asyncio import events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,12 +24,13 @@ from .config import Config, resolve
 from .following.following import Following, track
 from .handling import Handling
 from .identity import os_ident
+from .log import logger, say
 from .lwp import current
 from .reactions import Reactions
 from .shield import Shield
 from .stats import Stats
 from .turns import HANDLE_RUN, Turns
-from .upcalls import Emitter, logger
+from .upcalls import Emitter
 
 if TYPE_CHECKING:
     from .errors import BlockingCallError
@@ -144,28 +145,50 @@ class HybridLoop(Turns):
         """The calling thread is the home, until the loop stops."""
         hooks = sys.get_asyncgen_hooks()
         carrying = self._carrying
-        lwp = carrying.begin()
         try:
-            detector.sampler.watch(carrying)
+            lwp = carrying.begin()
+            self._be_sampled()
             self._following.settle(lwp)
             self.started(lwp)
-            try:
-                carrying.carry(lwp)
-                self.stopped()
-            except BaseException:
-                carrying.regain(lwp)
-                raise
+            carrying.carry(lwp)
+            self.stopped()
+        except BaseException as exc:
+            self._fail(exc)
+            home = carrying.home
+            if home is not None:
+                self._try(lambda: self._drop_step(home))
         finally:
-            self._thread_id = None
-            carrying.finish(lwp)
-            self._reactions.alarms.forget()
-            if lwp.interrupt is not None:
-                self._fail(lwp.interrupt)
-                lwp.interrupt = None
-            events._set_running_loop(None)
-            track(lwp, False)
-            sys.set_asyncgen_hooks(*hooks)
-            detector.sampler.unwatch(carrying)
+            self._end_run(hooks)
+
+    def _end_run(self, hooks: Any) -> None:
+        """The home stops the loop, and its thread is as it was.  Whatever one part raises, the others are done."""
+        carrying = self._carrying
+        home = carrying.home
+        self._thread_id = None
+        if home is not None:
+            self._try(lambda: carrying.finish(home))
+            if home.interrupt is not None:
+                self._fail(home.interrupt)
+                home.interrupt = None
+            self._try(lambda: track(home, False))
+        self._try(self._reactions.alarms.forget)
+        self._try(lambda: events._set_running_loop(None))
+        self._try(lambda: sys.set_asyncgen_hooks(*hooks))
+        self._try(lambda: detector.sampler.unwatch(carrying))
+
+    def _try(self, part: Callable[[], object]) -> None:
+        """Do a part of the end of a run, which goes on if that raises."""
+        try:
+            part()
+        except BaseException as exc:
+            self._fail(exc)
+
+    def _be_sampled(self) -> None:
+        """Have the sampler look at the loop."""
+        try:
+            detector.sampler.watch(self._carrying)
+        except (RuntimeError, MemoryError) as exc:  # the system has no thread to give, so there are no spares either
+            say(logging.ERROR, "the loop runs without the sampler (%s): an undeclared block does not move it", exc)
 
     def close(self) -> None:
         """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
@@ -205,10 +228,7 @@ class HybridLoop(Turns):
         """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
         try:
             if self._carrying.detached:
-                try:
-                    detector.sampler.watch(self._carrying)
-                except RuntimeError as exc:  # the system has no thread to give
-                    logger.error("a loop is closed without the sampler (%s)", exc)
+                self._be_sampled()
             self._carrying.close()
         finally:
             detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
@@ -310,7 +330,7 @@ class HybridLoop(Turns):
             interrupt.__context__ = interrupt.__context__ or waiting
         said = home.PASSED_ON if passed else home.GIVEN_UP
         # Said in a step: who is blocked may have a lock of logging's.
-        self.call_soon(logger.warning, said, type(interrupt).__name__, lwp.name, self.describe(lwp))
+        self.call_soon(say, logging.WARNING, said, type(interrupt).__name__, lwp.name, self.describe(lwp))
         return passed
 
     def remind(self) -> None:
@@ -336,8 +356,10 @@ class HybridLoop(Turns):
         if self._failure is None:
             self._failure = exc
         elif exc is not self._failure:  # it may come by several ways: from the task, and from who awaits it
-            base_events.logger.error("another exception while the loop ends", exc_info=exc)  # type: ignore[attr-defined]
+            say(logging.ERROR, "another exception while the loop ends", exc=exc)
         self._stopping = True
+
+    failed = _fail
 
 
 tasks.replace(HybridLoop)

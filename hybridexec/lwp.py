@@ -24,6 +24,7 @@ from . import machine, memory
 from .following import children
 from .following.thread_locals import Wardrobe
 from .identity import os_ident, os_thread
+from .threads import OsThread
 
 TASK_OF_THREAD = sys.version_info >= (3, 14)
 """Whether asyncio's current task is a property of the thread, which stays with it when the loop leaves; before, it was
@@ -236,14 +237,22 @@ class LWP:
         """Wake it.  A wake that nobody sleeps for ends the next sleep: every sleeper looks again why it was woken."""
         self._bell.ring()
 
-    def start(self, target: Callable[[LWP], None]) -> None:
-        """Start its thread, which runs ``target(self)``.
+    def prepare(self, target: Callable[[LWP], None]) -> None:
+        """Make its thread, which is to run ``target(self)``."""
+        self.thread = OsThread(target=lambda: self._main(target), name=self.name, ended=self._ended)
+
+    def start(self) -> None:
+        """Start its thread.
 
         Raises:
             RuntimeError: the system has no more threads to give.
         """
-        self.thread = threading.Thread(target=self._main, args=(target,), name=self.name, daemon=True)
+        assert self.thread is not None
         self.thread.start()
+
+    def has_ended(self) -> bool:
+        """Whether its thread has come, and has ended since.  Any thread may ask."""
+        return self.ident != 0 and self.thread is not None and not self.thread.is_alive()
 
     def adopt(self) -> None:
         """Make the calling thread this LWP's thread."""
@@ -264,15 +273,24 @@ class LWP:
         register(self)
 
     def _main(self, target: Callable[[LWP], None]) -> None:
-        self._settle()
         try:
+            self._settle()
             target(self)
+        except BaseException as exc:
+            self.carrying.bury(self, exc)
         finally:
-            self.wardrobe.take_off()
-            self.release()
+            try:
+                self.wardrobe.take_off()
+            finally:
+                self.release()
         if self.children and self.thread is not None:
             self.thread.name = self.name.replace("-lwp-", "-parent-")
             children.await_end(self.children)
+
+    def _ended(self) -> None:
+        """Its thread ends.  It has retired, or was buried; else even that has failed, or it has never come."""
+        if self.state is not LwpState.RETIRED:
+            self.carrying.bury(self, sys.exception() or RuntimeError(f"the thread of {self.name} has ended"))
 
 
 class _StandIn(asyncio.Handle):

@@ -7,14 +7,16 @@ closed.  Which of its LWPs carries the loop, and when there has to be another, i
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .face import Face
+from .log import say
 from .lwp import LWP, LwpState, started
-from .upcalls import UpcallKind, logger
+from .upcalls import UpcallKind
 
 if TYPE_CHECKING:
     from .carrying import Carrying
@@ -37,13 +39,32 @@ class Pool:
         self._face = face
         self._carrying = carrying
         self.initialize: Callable[[], object] | None = None  # what each LWP calls first; the executor's
+        self._prepared: LWP | None = None  # the next one
+        self._repaired = False  # it was said that the loop had to be repaired
         self._ending: set[threading.Thread] = set()  # of LWPs that have retired; they may still take some time to end
 
-    def new(self) -> LWP:
-        """Make an LWP, which is started later.  The mutex is held."""
-        lwp = LWP(self._carrying, f"hybridexec-lwp-{next(_serials)}")
-        lwp.state = LwpState.WOKEN
-        self._carrying.lwps.add(lwp)
+    def prepare(self) -> bool:
+        """Have an LWP at hand, so that a move need not ask for memory half way.  The mutex is held.
+
+        Returns:
+            Whether there is one; if not, the system has no lock or no memory to give.
+        """
+        if self._prepared is None:
+            try:
+                lwp = LWP(self._carrying, f"hybridexec-lwp-{next(_serials)}")
+                lwp.state = LwpState.WOKEN
+                lwp.prepare(self._main)
+                self._prepared = lwp
+            except (RuntimeError, MemoryError):
+                return False
+        return True
+
+    def new(self) -> LWP | None:
+        """Take the LWP that is at hand; it is started later.  The mutex is held."""
+        lwp = self._prepared if self.prepare() else None
+        if lwp is not None:
+            self._prepared = None
+            self._carrying.lwps.add(lwp)
         return lwp
 
     def start(self, lwp: LWP) -> bool:
@@ -54,14 +75,14 @@ class Pool:
         """
         lwp.launched = True
         try:
-            lwp.start(self._main)
+            lwp.start()
         except BaseException as exc:
             # Nobody can tell whether the thread will come.  If it does, it finds that it is not one of us any more.
             self._carrying.disown(lwp)
-            if not isinstance(exc, RuntimeError) or "new thread" not in str(exc):
+            if not isinstance(exc, RuntimeError | MemoryError):
                 raise
             self._ending.discard(lwp.thread)  # it never comes
-            logger.error("cannot start an LWP (%s): the loop waits until a blocked one comes back", exc)
+            say(logging.ERROR, "cannot start an LWP (%s): the loop waits until a blocked one returns", exc)
             return False
         for thread in list(self._ending):
             if thread.ident is not None and not thread.is_alive():
@@ -79,7 +100,7 @@ class Pool:
             if not self._carrying.is_forked():
                 raise
             # A child whose only thread is this one: nobody else could say what has happened.
-            logger.critical("a forked child ends: %s", exc)
+            say(logging.CRITICAL, "a forked child ends: %s", exc)
             os._exit(1)
 
     def retires(self, lwp: LWP) -> None:
@@ -92,13 +113,20 @@ class Pool:
         self._face.notice(UpcallKind.LWP_RETIRED, lwp)
         self._carrying.changed.ring()
 
+    def log_repaired(self) -> None:
+        """Nobody came for the loop, and somebody does now."""
+        if not self._repaired:
+            self._repaired = True
+            say(logging.ERROR, "an exception had broken off a move of the loop, and nobody came for it: repaired")
+
     def log_exhausted(self, most: int) -> None:
         """Every LWP that there may be is blocked."""
         carrying = self._carrying
         with carrying.mutex:
             lwps = list(carrying.detached)
             home = carrying.home
-        logger.warning(
+        say(
+            logging.WARNING,
             "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s",
             most,
             self._face.stuck(lwps),
@@ -118,8 +146,12 @@ class Pool:
                 break
             if not carrying.changed.wait(patience):
                 patience = -1
-                logger.warning(
-                    "the loop is closed and waits for %d blocked LWPs:\n%s", len(waiting), self._list(waiting)
+                carrying.bury_ended()
+                say(
+                    logging.WARNING,
+                    "the loop is closed and waits for %d blocked LWPs:\n%s",
+                    len(waiting),
+                    self._list(waiting),
                 )
             yield
         for thread in list(self._ending):

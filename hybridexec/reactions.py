@@ -86,10 +86,9 @@ class Reactions:
         try:
             self._begin(lwp, call, sure)
         except BaseException:
-            # The mode is "raise": the call is not made.
+            # The mode is "raise", or something of ours has failed: the call is not made.
             lwp.call = call.outer
-            if lwp is self._carrying.home:
-                self._carrying.regain(lwp)
+            self._hold_again(lwp)
             raise
         if lwp.interrupt is not None:
             self.over(lwp, call, raised=False)  # it is not made, either
@@ -115,17 +114,19 @@ class Reactions:
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
         """A declared call is over."""
-        if call.binds is Binds.RLOCK_RESTORED and not raised:
-            rlocks.restored(lwp, call.argument)
-        lwp.call = call.outer
-        if call.waiting is not None:
-            self._tell(call)
-        trap = lwp.trap
-        if trap is not None and trap.call is call:
-            traps.disarm(trap)
+        try:
+            if call.binds is Binds.RLOCK_RESTORED and not raised:
+                rlocks.restored(lwp, call.argument)
+            lwp.call = call.outer
+            if call.waiting is not None:
+                self._tell(call)
+            trap = lwp.trap
+            if trap is not None and trap.call is call:
+                traps.disarm(trap)
+        except BaseException:
+            self._hold_again(lwp)
+            raise
         self.resume(lwp, call)
-        if call.binds is Binds.ATTRIBUTES:
-            self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
             raise self.telling.refusal(call, ", found when it was under way")
@@ -159,9 +160,10 @@ class Reactions:
     def resume(self, lwp: LWP, call: Call | None = None) -> None:
         """Hold the loop again; then say how long the block took."""
         # What the protocol and the instruments do on the way is no part of the step: no call of theirs is one of it.
-        region, lwp.region = lwp.region, Region.OWN
-        ended = monotonic()  # what follows is waiting for its turn
+        region = lwp.region
         try:
+            lwp.region = Region.OWN
+            ended = monotonic()  # what follows is waiting for its turn
             self._carrying.rejoin(lwp)
             if call is not None:
                 duration = ended - call.began
@@ -169,17 +171,21 @@ class Reactions:
                 if call.reported:
                     self.telling.over(lwp, call, duration)
         except BaseException:
-            if lwp is self._carrying.home:
-                self._carrying.regain(lwp)
+            self._hold_again(lwp)
             raise
         finally:
             lwp.region = region
+
+    def _hold_again(self, lwp: LWP) -> None:
+        """An exception is about to go up into the LWP's step, which must not run without the loop."""
+        if lwp.handle is not IN_POLL:  # there the loop has never moved
+            self._carrying.regain(lwp)
 
     def step_over(self, lwp: LWP) -> None:
         """A step is over: whatever it was in is over too."""
         call, trap = lwp.call, lwp.trap
         lwp.call = None
-        self._tell_all(call)
+        self.tell_all(call)
         lwp.region = None
         if trap is not None:
             call = trap.call or call
@@ -188,8 +194,12 @@ class Reactions:
 
     def stranded(self, lwp: LWP) -> None:
         """A step is about to go on with an exception, and is still without the loop."""
-        call, lwp.call = lwp.call, None
-        self._tell_all(call)
+        try:
+            call, lwp.call = lwp.call, None
+            self.tell_all(call)
+        except BaseException:
+            self._hold_again(lwp)
+            raise
         self.resume(lwp, call)
 
     @staticmethod
@@ -259,7 +269,7 @@ class Reactions:
         for bell in waiting or ():
             bell.ring()
 
-    def _tell_all(self, call: Call | None) -> None:
+    def tell_all(self, call: Call | None) -> None:
         """A call is over, and all that it is in."""
         while call is not None:
             self._tell(call)
@@ -339,15 +349,19 @@ class Reactions:
         if trap.call is None:
             self._preempted(lwp, trap, code)
             return
-        with self._carrying.mutex:
-            trap.sprung = True
-            away = lwp in self._carrying.detached
         call = trap.call
-        if away:
-            self.resume(lwp, call)
-        elif call.reported:
-            self.telling.over(lwp, call, monotonic() - call.began)
-        traps.disarm(trap)
+        try:
+            with self._carrying.mutex:
+                trap.sprung = True
+                away = lwp in self._carrying.detached
+            if away:
+                self.resume(lwp, call)
+            elif call.reported:
+                self.telling.over(lwp, call, monotonic() - call.began)
+            traps.disarm(trap)
+        except BaseException:
+            self._hold_again(lwp)
+            raise
         reported, call.reported = call.reported, False  # told once, also where the call's own end is an event
         if reported and self.mode == "raise":
             raise self.telling.refusal(call, ", found when it was under way")
@@ -366,7 +380,11 @@ class Reactions:
             traps.disarm(trap)
             if self._may_leave(lwp, frame) and self._carrying.others(lwp):
                 self.telling.preempted(lwp, code)
-                self._carrying.leave(lwp, LwpState.PREEMPTED)
+                try:
+                    self._carrying.leave(lwp, LwpState.PREEMPTED)
+                except BaseException:
+                    self._hold_again(lwp)
+                    raise
                 self.resume(lwp)
                 lwp.began = monotonic()
                 self.interrupt(lwp)

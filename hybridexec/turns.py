@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .base import Engine
+from .detector.calls import own
 from .engines.handles import FdHandle, FdState, Step
 from .following.following import Following, track
 from .lwp import LWP, OVER, Region
@@ -37,6 +38,9 @@ _MAX_TIMEOUT = 24 * 3600.0
 
 HANDLE_RUN: Any = Handle._run
 """asyncio's own, which the turns do without."""
+
+_STOPS: Any = base_events._run_until_complete_cb  # type: ignore[attr-defined]
+"""What stops a loop whose main task has ended."""
 
 
 class Turns(_Engine):
@@ -81,29 +85,33 @@ class Turns(_Engine):
 
     def turn(self, lwp: LWP, event_list: Any) -> bool:
         """Handle events and due timers, then run what was ready by then."""
-        if event_list:
-            self.dispatch(event_list)
-            event_list = None  # break cycles, as asyncio does
-        scheduled = self._scheduled
-        ready = self._ready
-        if scheduled:
-            end_time = self.time() + self._clock_resolution
-            while scheduled and scheduled[0]._when < end_time:
-                handle = heapq.heappop(scheduled)
-                handle._scheduled = False
-                ready.append(handle)
-            handle = None  # or this frame would be the last to drop it, when no step is under way any more
-        if lwp.kept:
-            ready.extendleft(reversed(lwp.kept))
-            lwp.kept.clear()
         try:
+            if event_list:
+                self.dispatch(event_list)
+                event_list = None  # break cycles, as asyncio does
+            scheduled = self._scheduled
+            ready = self._ready
+            if scheduled:
+                end_time = self.time() + self._clock_resolution
+                while scheduled and scheduled[0]._when < end_time:
+                    ready.append(heapq.heappop(scheduled))  # in one go: one of the two has it, whatever is raised
+                    ready[-1]._scheduled = False
+            while lwp.kept:
+                ready.appendleft(lwp.kept.pop())
             return self._run_batch(lwp)
         except BaseException as exc:  # asyncio raises it out of run_forever(), and so does the home
             if lwp is self._carrying.home or self._carrying.is_forked():
                 raise
-            lwp.handle = None
             self._fail(exc)
+            self._drop_step(lwp)
             return True
+
+    def _drop_step(self, lwp: LWP) -> None:
+        """An exception has broken off a turn of the LWP: it holds the loop, and has no step."""
+        lwp.handle = None
+        self._carrying.regain(lwp)
+        self._reactions.step_over(lwp)
+        lwp.alert = lwp.moved = False
 
     def _run_batch(self, lwp: LWP) -> bool:
         """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
@@ -124,51 +132,68 @@ class Turns(_Engine):
         idle, taken_out = FdState.IDLE, FdState.TAKEN_OUT
         if Handle._run is not HANDLE_RUN:
             step = plain = of_fd = None  # a tool has put its own in that place, by which it sees all callbacks
-        for _ in batch:
-            handle = ready.popleft()
-            if handle._cancelled:
-                continue
-            if careful and not self._may_run(lwp, handle):
-                continue
-            lwp.handle = handle
-            try:
-                if debug:
-                    self._run_debug(handle)
-                elif (kind := handle.__class__) is step or kind is plain:
-                    # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
-                    handle._context.run(handle._callback, *handle._args)
-                elif kind is of_fd:  # it has its turn: now it is to be called again if its descriptor is ready
-                    if handle.state is taken_out:
-                        self.put_back(handle)
-                    handle.state = idle
-                    handle._context.run(handle._callback, *handle._args)
-                else:
-                    handle._run()
-            except (SystemExit, KeyboardInterrupt):
-                self._hold(lwp)
-                raise
-            except BaseException as exc:
-                if not self._hold(lwp):
-                    self._report(handle, exc)
-            if lwp.alert:
-                handle = None
-                if self._after_step(lwp):
-                    # The loop has moved meanwhile: this may be another batch by now.
-                    return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
-                careful = self._careful()
-            # Here it is dropped, and its finalizers may block: if one does, the others get what is left of the batch.
-            lwp.handle = handle = over
-            if carrying.due is not None and monotonic() >= carrying.due:
-                if lwp.alert and self._after_step(lwp):  # a finalizer has raised it, and may be without the loop still
-                    return True
-                lwp.handle = None
-                if not carrying.boundary(lwp):
-                    return False
+        handle: Any = over
+        try:
+            for _ in batch:
+                handle = ready.popleft()
+                if handle._cancelled:
+                    continue
+                if careful and not self._may_run(lwp, handle):
+                    continue
+                try:
+                    lwp.handle = handle
+                    if debug:
+                        self._run_debug(handle)
+                    elif (kind := handle.__class__) is step or kind is plain:
+                        # Inline, so that this frame, and not asyncio's, is the innermost one of a callback in C.
+                        handle._context.run(handle._callback, *handle._args)
+                    elif kind is of_fd:  # it has its turn: now it is to be called again if its descriptor is ready
+                        if handle.state is taken_out:
+                            self.put_back(handle)
+                        handle.state = idle
+                        handle._context.run(handle._callback, *handle._args)
+                    else:
+                        handle._run()
+                except (SystemExit, KeyboardInterrupt):
+                    self._hold(lwp)
+                    raise
+                except BaseException as exc:
+                    if _never_began(handle, exc):
+                        lwp.handle = None
+                        raise
+                    if not self._hold(lwp):
+                        self._report(handle, exc)
+                if lwp.alert:
+                    handle = None
+                    if self._after_step(lwp):
+                        # The loop has moved meanwhile: this may be another batch by now.
+                        return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
+                    careful = self._careful()
+                # Here it is dropped, and its finalizers may block: if one does, others get what is left of the batch.
+                lwp.handle = handle = over
+                if carrying.due is not None and monotonic() >= carrying.due:
+                    if lwp.alert and self._after_step(
+                        lwp
+                    ):  # a finalizer has raised it, and may be without the loop still
+                        return True
+                    lwp.handle = None
+                    if not carrying.boundary(lwp):
+                        return False
+        except BaseException:
+            self._put_back(lwp, handle)
+            raise
         if lwp.alert and self._after_step(lwp):  # a finalizer has raised it
             return True
         carrying.amid = False
         lwp.handle = None
         return True
+
+    def _put_back(self, lwp: LWP, handle: Any) -> None:
+        """A turn was broken off: a step that was taken from the queue, and has not begun, is next once more."""
+        if handle is None or handle is OVER or lwp.handle is handle or handle in self._deferred:
+            return
+        if not any(handle in each.kept for each in list(self._carrying.lwps)):
+            self._ready.appendleft(handle)
 
     def _careful(self) -> bool:
         """Whether a step has to be looked at before it is run."""
@@ -231,9 +256,17 @@ class Turns(_Engine):
     def returned(self, lwp: LWP) -> None:
         """The LWP's step has the loop again: those that have waited for it are next."""
         self._following.returned(lwp)
-        if self._deferred:
-            self._ready.extendleft(reversed(self._deferred))
-            self._deferred.clear()
+        while self._deferred:
+            self._ready.appendleft(self._deferred.pop())
+
+    def orphaned(self, lwp: LWP) -> None:
+        """The LWP has ended by an exception: what waits for it is for the others."""
+        self._affinity.orphaned(lwp)
+        self.returned(lwp)
+        while lwp.kept:
+            self._ready.appendleft(lwp.kept.pop())
+        call, lwp.call, lwp.handle = lwp.call, None, None
+        self._reactions.tell_all(call)
 
     # ---------------------------------------------------------------- the end of a step
 
@@ -283,6 +316,8 @@ class Turns(_Engine):
 
     def _report(self, handle: Any, exc: BaseException) -> None:
         """As ``Handle._run`` does."""
+        if handle._callback is _STOPS:
+            self._fail(exc)  # nothing else would ever end the run
         text = _format_callback_source(handle._callback, handle._args)
         context = {"message": f"Exception in callback {text}", "exception": exc, "handle": handle}
         if handle._source_traceback:
@@ -304,6 +339,20 @@ class Turns(_Engine):
             if lasted >= self.slow_callback_duration:
                 base_events.logger.warning("Executing %s took %.3f seconds", _format_handle(handle), lasted)  # type: ignore[attr-defined]
             del handle  # a traceback may keep this frame
+
+
+def _never_began(handle: Any, exc: BaseException) -> bool:
+    """Whether an exception comes from the loop's own code on the way to a step, and not from the step."""
+    traceback = None if exc.__traceback__ is None else exc.__traceback__.tb_next
+    callback = getattr(handle._callback, "__code__", None)  # it may be a function of this package
+    if traceback is None:
+        return False
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if code is callback or not own(code):
+            return False
+        traceback = traceback.tb_next
+    return True
 
 
 def _entered(context: contextvars.Context) -> bool:

@@ -15,6 +15,7 @@ the carrier, and costs a busy server some 50 microseconds.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import sys
 import threading
@@ -24,9 +25,11 @@ from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
+from ..log import say
 from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
-from ..upcalls import Detection, logger
+from ..threads import OsThread
+from ..upcalls import Detection
 from . import trap as traps
 from .calls import Call, Site, excluded, learn, own
 from .naming import expression, look_up
@@ -53,6 +56,9 @@ PROOFS = 2
 PATIENCE = 10
 """... or so many if none did: others compete for the GIL."""
 
+FAILURES = 100
+"""After so many failures a sampler whose thread has ended is not started again."""
+
 NAP = 0.25
 """Seconds that the sampler sleeps at most while an engine polls that calls the program back from its poll: nobody wakes
 it when that happens."""
@@ -68,7 +74,7 @@ intervals: where several threads compute, each may have had it for one or two.""
 class _Look:
     """What the sampler saw of one loop the last time.  It keeps nothing of a step alive."""
 
-    __slots__ = ("backoff", "cpu", "frame", "lasti", "late", "lwp", "marks", "seen", "step", "time")
+    __slots__ = ("backoff", "cpu", "frame", "lasti", "late", "lwp", "marks", "seen", "stands", "step", "time")
 
     def __init__(self) -> None:
         self.lwp: LWP | None = None
@@ -81,6 +87,7 @@ class _Look:
         self.late: tuple[CodeType, int] | None = None  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
         self.backoff = 0  # ticks to let pass after false alarms
+        self.stands: object = None  # where the loop stands while nobody executes on it
 
 
 class _Sleep:
@@ -110,30 +117,48 @@ class Sampler:
         self._waited: float | None = None  # how long the thread had waited for a processor ...
         self._weighed = 0.0  # ... by then
         self._healthy = 0  # how many looks in a row found nothing
+        self._idle = 0  # how many ticks in a row found nobody executing
+        self._failures = 0
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
     def watch(self, carrying: Carrying) -> None:
-        """A loop runs: look at it."""
+        """A loop runs: look at it.
+
+        Raises:
+            RuntimeError, MemoryError: the system has no thread to give.  The loop is looked at if there is one later.
+        """
         with self._lock:
             self._loops[carrying] = _Look()
             self._set_tick()
             if self._thread is None:
-                self._sleep = _Sleep()
-                thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as exc:
-                    if "interpreter shutdown" not in str(exc):
-                        raise
-                    return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
-                except (
-                    BaseException
-                ):  # a signal handler has raised; the thread may run all the same, and ends by itself
-                    self._stray = thread
-                    self._sleep.bell.ring()
-                    raise
-                self._thread = thread
+                self._start()
             self._sleep.bell.ring()
+
+    def _start(self) -> None:
+        """Start the thread.  The lock is held."""
+        self._sleep = sleep = _Sleep()
+        thread = OsThread(lambda: self._run(sleep), "hybridexec-sampler", lambda: self._ended(thread))
+        try:
+            self._thread = thread
+            thread.start()
+        except (RuntimeError, MemoryError) as exc:
+            self._thread = None
+            if "interpreter shutdown" not in str(exc):
+                raise
+            # 3.12 has no threads to give from then on: what is left to do is done without the sampler.
+        except BaseException:  # a signal handler has raised; the thread may run all the same, and ends by itself
+            self._thread, self._stray = None, thread
+            sleep.bell.ring()
+            raise
+
+    def _ended(self, thread: threading.Thread) -> None:
+        """The thread ends.  If nobody has told it to, another one goes on with its work."""
+        with self._lock:
+            if self._thread is thread and self._loops:
+                self._thread = None
+                if self._failures < FAILURES:
+                    self._failures += 1
+                    self._start()
 
     def unwatch(self, carrying: Carrying) -> None:
         """A loop does not run any longer.  The thread ends with the last one."""
@@ -170,44 +195,63 @@ class Sampler:
         self._tick = min(ticks)
 
     def _run(self, sleep: _Sleep) -> None:
-        idle = 0
-        loops: list[tuple[Carrying, _Look]] = []
         me = os_thread()
         self._waited, self._weighed = None, -math.inf  # weighed at the first tick: a short run does without
+        self._idle = 0
         while True:
-            late = 0.0
-            tick, self._next = self._next, self._tick if self._healthy < HEALTHY else self._tick * LAZY
-            due = monotonic() + tick
-            if idle >= IDLE_TICKS:
-                sleep.deep = True
+            try:
+                while self._tick_once(sleep, me):
+                    pass
+                return
+            except BaseException as exc:
+                self._failed(exc)
+
+    def _failed(self, exc: BaseException) -> None:
+        """Something of the sampler's own has failed.  Others rely on it: it goes on."""
+        self._failures += 1
+        say(logging.ERROR, "the sampler failed, and continues", exc=exc)
+
+    def _tick_once(self, sleep: _Sleep, me: threading.Thread) -> bool:
+        """Sleep for a tick, and look at each loop.  Returns whether the thread shall go on."""
+        late = 0.0
+        tick, self._next = self._next, self._tick if self._healthy < HEALTHY else self._tick * LAZY
+        due = monotonic() + tick
+        if self._idle >= IDLE_TICKS:
+            sleep.deep = True
+            try:
                 # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
-                if not any(_executing(carrying) or carrying.owes() or carrying.handler for carrying, _ in loops):
-                    sleep.bell.wait(_nap(loops))
-                sleep.deep = False
-                idle = self._healthy = 0
-            else:
-                sleep.bell.wait(tick)
-                late = monotonic() - due
-            now = monotonic()
-            with self._lock:
-                if self._thread is not me:
-                    return
                 loops = list(self._loops.items())
-            active = False
-            self._healthy += 1
-            for carrying, look in loops:
-                try:
-                    active = self._look(carrying, look, now, late) or active
-                except Exception as exc:
-                    logger.error("the sampler failed and goes on", exc_info=exc)
-            if late <= LATE and now - self._weighed > CALM / 2:
-                self._weighed, self._waited = now, own_wait()
-            if now - self._last_trap > CALM:
-                traps.relax()
-            idle = 0 if active else idle + 1
+                if not any(_needs_eyes(carrying) for carrying, _ in loops):
+                    sleep.bell.wait(_nap(loops))
+            finally:
+                sleep.deep = False
+            self._idle = self._healthy = 0
+        else:
+            sleep.bell.wait(tick)
+            late = monotonic() - due
+        now = monotonic()
+        with self._lock:
+            if self._thread is not me:
+                return False
+            loops = list(self._loops.items())
+        active = False
+        self._healthy += 1
+        for carrying, look in loops:
+            try:
+                active = self._look(carrying, look, now, late) or active
+            except BaseException as exc:
+                self._failed(exc)
+                carrying.repair()  # it may have failed in the middle of a move
+        if late <= LATE and now - self._weighed > CALM / 2:
+            self._weighed, self._waited = now, own_wait()
+        if now - self._last_trap > CALM:
+            traps.relax()
+        self._idle = 0 if active else self._idle + 1
+        return True
 
     def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
+        look.stands = carrying.check(look.stands)
         carrying.remind()
         handler = carrying.handler
         if handler is not None:
@@ -371,6 +415,11 @@ def _nap(loops: list[tuple[Carrying, _Look]]) -> float:
     if any(lwp is not None and lwp.handle is IN_POLL for lwp in (carrying.holder for carrying, _ in loops)):
         return NAP
     return CALM if traps.watching() else -1
+
+
+def _needs_eyes(carrying: Carrying) -> bool:
+    """Whether there may be something to see at a loop before it is taken the next time."""
+    return bool(_executing(carrying) or carrying.owes() or carrying.handler or carrying.expects())
 
 
 def _in_call(trap: Trap | None) -> bool:

@@ -121,16 +121,20 @@ def arm(trap: Trap, over: Trap | None = None) -> bool:
         if over is not None:
             _take_away(over)
         trap.lwp.trap = trap
-        trap.lwp.alert = True  # a step that ends without an event (a C callback) looks by itself
         _armory.armed += 1
-        if not _armory.escapes:
-            _armory.escapes = True
-            sys.monitoring.set_events(tool.id, BASE_EVENTS | _ESCAPES)
-        for code in trap.codes:
-            _, count = _armory.codes.get(id(code), (code, 0))
-            _armory.codes[id(code)] = (code, count + 1)
-            if count == 0:
-                sys.monitoring.set_local_events(tool.id, code, _E.INSTRUCTION)
+        try:
+            trap.lwp.alert = True  # a step that ends without an event (a C callback) looks by itself
+            if not _armory.escapes:
+                _armory.escapes = True
+                sys.monitoring.set_events(tool.id, BASE_EVENTS | _ESCAPES)
+            for code in trap.codes:
+                _, count = _armory.codes.get(id(code), (code, 0))
+                _armory.codes[id(code)] = (code, count + 1)
+                if count == 0:
+                    sys.monitoring.set_local_events(tool.id, code, _E.INSTRUCTION)
+        except BaseException:
+            _take_away(trap)  # half armed, it would catch nothing
+            raise
     return True
 
 
@@ -146,11 +150,11 @@ def _take_away(trap: Trap) -> None:
     trap.lwp.trap = None
     _armory.armed -= 1
     for code in trap.codes:
-        _, count = _armory.codes[id(code)]
+        _, count = _armory.codes.get(id(code), (code, 0))
         if count > 1:
             _armory.codes[id(code)] = (code, count - 1)
         else:
-            del _armory.codes[id(code)]
+            _armory.codes.pop(id(code), None)
             sys.monitoring.set_local_events(tool.id, code, 0)
 
 
@@ -199,7 +203,8 @@ def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
     lwp = current.get(os_ident())
     if lwp is not None:
         trap = lwp.trap
-        if lwp.call is not None and not lwp.region and lwp.state in _AWAY and (trap is None or trap.call is None):
+        stranded = lwp.state in _AWAY and lwp.handle is not None and not lwp.region and not own(code)
+        if stranded and (trap is None or trap.call is None):
             lwp.carrying.reactions.stranded(lwp)
         elif trap is not None:
             _sprung(lwp, code)
