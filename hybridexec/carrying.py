@@ -230,13 +230,15 @@ class Carrying:
 
     def finish(self, home: LWP) -> None:
         """The home, which holds the loop, stops it.  Steps that are still blocked wait for the next run, or close."""
-        with self.mutex:
-            if self.state is not LoopState.FORKED:
-                self.lwps.discard(home)
-                home.handle = None
-                self._rest = self.state = LoopState.STOPPED
-                self.holder = self.holder_ident = self.home = self._last = None
-        home.release()
+        try:
+            with self.mutex:
+                if self.state is not LoopState.FORKED and self.home is not None:
+                    self.lwps.discard(home)
+                    home.handle = None
+                    self._rest = self.state = LoopState.STOPPED
+                    self.holder = self.holder_ident = self.home = self._last = None
+        finally:
+            home.release()
 
     def carry(self, lwp: LWP) -> None:
         """Carry the loop in turn with the other LWPs: until it stops (the home), or the LWP retires (a spare)."""
@@ -623,8 +625,8 @@ class Carrying:
             still: the sampler's: whether what it has seen is still so.  Called under the mutex.
 
         Returns:
-            Whether the loop was left; False if the LWP does not hold it, the sampler's view is out of date, or the system
-            has nothing to make another LWP of.
+            Whether the loop was left; False if the LWP does not hold it, what the sampler has seen is out of date, or
+            the system has nothing to make another LWP of.
         """
         with self.mutex:
             if self.holder is not lwp or self.state is not LoopState.HELD:
@@ -701,7 +703,7 @@ class Carrying:
         """
         with self.mutex:
             if self.state is LoopState.FORKED:
-                raise RuntimeError(FORKED_ADVICE)
+                raise _left_behind(lwp)
             state = lwp.state
             if state is LwpState.RUNNING or state is LwpState.POLLING:
                 return False
@@ -742,7 +744,7 @@ class Carrying:
                 if self._waking is lwp:
                     self._waking = None
                 if self.state is LoopState.FORKED:
-                    raise RuntimeError(FORKED_ADVICE)
+                    raise _left_behind(lwp)
                 if self.holder is lwp:
                     self._take(lwp)
                     return
@@ -1237,3 +1239,10 @@ class Carrying:
         """This process is a child of the one that the LWPs live in."""
         self.holder = None
         self._reset(LoopState.FORKED)
+
+
+def _left_behind(lwp: LWP) -> RuntimeError:
+    """What a step gets that goes on in a forked child."""
+    error = RuntimeError(FORKED_ADVICE)
+    lwp.meant = id(error)
+    return error

@@ -105,13 +105,19 @@ class HybridLoop(Turns):
         self._check_running()
         if not self._announced:
             self._announce()
+        hooks = sys.get_asyncgen_hooks()
         try:
             waker = self._csock.fileno()
             with home.main_thread(self._mailbox, self._nudges, waker, self.shield, self._signal_handlers):
-                self._run_here()
+                try:
+                    self._run_here()
+                finally:
+                    self._end_run(hooks)
         except BaseException as exc:
             self._fail(exc)
         finally:
+            if self._carrying.home is not None:
+                self._end_run(hooks)  # the first try was broken off
             self._stopping = False
         failure, self._failure = self._failure, None
         if failure is not None:
@@ -143,7 +149,6 @@ class HybridLoop(Turns):
 
     def _run_here(self) -> None:
         """The calling thread is the home, until the loop stops."""
-        hooks = sys.get_asyncgen_hooks()
         carrying = self._carrying
         try:
             lwp = carrying.begin()
@@ -157,8 +162,6 @@ class HybridLoop(Turns):
             home = carrying.home
             if home is not None:
                 self._try(lambda: self._drop_step(home))
-        finally:
-            self._end_run(hooks)
 
     def _end_run(self, hooks: Any) -> None:
         """The home stops the loop, and its thread is as it was.  Whatever one part raises, the others are done."""
@@ -177,11 +180,13 @@ class HybridLoop(Turns):
         self._try(lambda: detector.sampler.unwatch(carrying))
 
     def _try(self, part: Callable[[], object]) -> None:
-        """Do a part of the end of a run, which goes on if that raises."""
-        try:
-            part()
-        except BaseException as exc:
-            self._fail(exc)
+        """Do a part of the end of a run.  One that raises is tried once more, and the others are done in any case."""
+        for _ in range(2):
+            try:
+                part()
+                return
+            except BaseException as exc:
+                self._fail(exc)
 
     def _be_sampled(self) -> None:
         """Have the sampler look at the loop."""

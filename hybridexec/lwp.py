@@ -147,6 +147,7 @@ class LWP:
         "interrupt",
         "kept",
         "launched",
+        "meant",
         "moved",
         "name",
         "native",
@@ -185,6 +186,7 @@ class LWP:
         self.since = 0.0  # when it began to wait for the loop
         self.deadline = 0.0  # until when it polls
         self.interrupt: BaseException | None = None  # arrived while it slept, to be raised in its step
+        self.meant = 0  # the identity of an exception that the protocol raises for its step to get
         self.region: Region | None = None  # what its step is in
         self.pin_count = 0  # how many pinned() regions its step, a callback that is no task's, has entered
         self.pin_step: asyncio.Handle | None = None  # ... and which step that is
@@ -289,6 +291,7 @@ class LWP:
 
     def _ended(self) -> None:
         """Its thread ends.  It has retired, or was buried; else even that has failed, or it has never come."""
+        self.wardrobe.take_off()  # who comes after it may have its identity
         if self.state is not LwpState.RETIRED:
             self.carrying.bury(self, sys.exception() or RuntimeError(f"the thread of {self.name} has ended"))
 

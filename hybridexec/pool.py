@@ -162,6 +162,9 @@ class Pool:
         """The loop is closed: refer to it by these from now on."""
         self._face = face
         self._carrying = carrying
+        if self._prepared is not None:
+            self._prepared.thread = None  # the two refer to one another
+            self._prepared = None
 
     def _list(self, lwps: list[LWP]) -> str:
         return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)

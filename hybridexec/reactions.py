@@ -88,7 +88,7 @@ class Reactions:
         except BaseException:
             # The mode is "raise", or something of ours has failed: the call is not made.
             lwp.call = call.outer
-            self._hold_again(lwp)
+            self.hold_again(lwp)
             raise
         if lwp.interrupt is not None:
             self.over(lwp, call, raised=False)  # it is not made, either
@@ -105,7 +105,7 @@ class Reactions:
                 self._carrying.mark(lwp)
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
-            raise self.telling.refusal(call, "")
+            raise _for_step(lwp, self.telling.refusal(call, ""))
         elif leaves:
             self._leave(lwp, call)
         else:
@@ -124,12 +124,12 @@ class Reactions:
             if trap is not None and trap.call is call:
                 traps.disarm(trap)
         except BaseException:
-            self._hold_again(lwp)
+            self.hold_again(lwp)
             raise
         self.resume(lwp, call)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
-            raise self.telling.refusal(call, ", found when it was under way")
+            raise _for_step(lwp, self.telling.refusal(call, ", found when it was under way"))
         if not raised:
             self.interrupt(lwp)
 
@@ -171,15 +171,16 @@ class Reactions:
                 if call.reported:
                     self.telling.over(lwp, call, duration)
         except BaseException:
-            self._hold_again(lwp)
+            self.hold_again(lwp)
             raise
         finally:
             lwp.region = region
 
-    def _hold_again(self, lwp: LWP) -> None:
+    def hold_again(self, lwp: LWP) -> None:
         """An exception is about to go up into the LWP's step, which must not run without the loop."""
-        if lwp.handle is not IN_POLL:  # there the loop has never moved
-            self._carrying.regain(lwp)
+        carrying = self._carrying
+        if carrying.holder is not lwp or lwp.state not in (LwpState.RUNNING, LwpState.MARKED, LwpState.POLLING):
+            carrying.regain(lwp)
 
     def step_over(self, lwp: LWP) -> None:
         """A step is over: whatever it was in is over too."""
@@ -198,7 +199,7 @@ class Reactions:
             call, lwp.call = lwp.call, None
             self.tell_all(call)
         except BaseException:
-            self._hold_again(lwp)
+            self.hold_again(lwp)
             raise
         self.resume(lwp, call)
 
@@ -208,7 +209,7 @@ class Reactions:
         if lwp.interrupt is not None:
             interrupt, lwp.interrupt = lwp.interrupt, None
             if interrupt is not None:  # the home may have taken it back
-                raise interrupt
+                raise _for_step(lwp, interrupt)
 
     def handle(self, handler: Callable[[int, FrameType | None], object], signum: int, frame: FrameType | None) -> None:
         """Call a signal's handler, on the home.  What that of an alarm raises comes up in the step that has set it."""
@@ -284,17 +285,20 @@ class Reactions:
             if trap is not None and (frame is None or lwp.frame() is not frame):
                 traps.disarm(trap)  # it has called back already
                 return
-            left = self._retake(
-                lwp,
-                call,
-                lambda: (
-                    lwp.state is LwpState.MARKED
-                    and lwp.call is call
-                    and (trap is None or (lwp.trap is trap and not trap.sprung))
-                ),
-            )
-            if trap is not None and not left:
-                traps.disarm(trap)
+            left = False
+            try:
+                left = self._retake(
+                    lwp,
+                    call,
+                    lambda: (
+                        lwp.state is LwpState.MARKED
+                        and lwp.call is call
+                        and (trap is None or (lwp.trap is trap and not trap.sprung))
+                    ),
+                )
+            finally:
+                if trap is not None and not left:
+                    traps.disarm(trap)
         else:
             self.telling.begun(lwp, call)
             with self._carrying.mutex:
@@ -360,11 +364,11 @@ class Reactions:
                 self.telling.over(lwp, call, monotonic() - call.began)
             traps.disarm(trap)
         except BaseException:
-            self._hold_again(lwp)
+            self.hold_again(lwp)
             raise
         reported, call.reported = call.reported, False  # told once, also where the call's own end is an event
         if reported and self.mode == "raise":
-            raise self.telling.refusal(call, ", found when it was under way")
+            raise _for_step(lwp, self.telling.refusal(call, ", found when it was under way"))
         self.interrupt(lwp)
 
     def _preempted(self, lwp: LWP, trap: Trap, code: CodeType) -> None:
@@ -383,7 +387,7 @@ class Reactions:
                 try:
                     self._carrying.leave(lwp, LwpState.PREEMPTED)
                 except BaseException:
-                    self._hold_again(lwp)
+                    self.hold_again(lwp)
                     raise
                 self.resume(lwp)
                 lwp.began = monotonic()
@@ -445,3 +449,9 @@ class Reactions:
     def _blocked(self, lwp: LWP, call: Call) -> None:
         call.reported = True
         self.telling.begun(lwp, call)
+
+
+def _for_step[E: BaseException](lwp: LWP, exc: E) -> E:
+    """Note that an exception is to come up in the LWP's step: a callback of the detector lets it pass."""
+    lwp.meant = id(exc)
+    return exc

@@ -31,7 +31,8 @@ class OsThread(threading.Thread):
         finally:
             if not self._started.is_set():  # type: ignore[attr-defined]
                 self._give_up()
-            self._when_ended()
+            ended, self._when_ended = self._when_ended, _nothing  # it refers to the thread: no cycle is left behind
+            ended()
 
     def _give_up(self) -> None:
         """It ends before it has begun: nobody shall wait for it."""
@@ -39,3 +40,6 @@ class OsThread(threading.Thread):
         if hasattr(self, "_is_stopped"):  # before 3.13; what else says so was not made yet
             self._is_stopped = True
         self._started.set()  # type: ignore[attr-defined]
+
+
+def _nothing() -> None: ...

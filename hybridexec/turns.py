@@ -108,8 +108,10 @@ class Turns(_Engine):
 
     def _drop_step(self, lwp: LWP) -> None:
         """An exception has broken off a turn of the LWP: it holds the loop, and has no step."""
-        lwp.handle = None
         self._carrying.regain(lwp)
+        if lwp.affine:
+            self._affinity.after_step(lwp)  # what its step owns is the loop's: others wait for that
+        lwp.handle = None
         self._reactions.step_over(lwp)
         lwp.alert = lwp.moved = False
 

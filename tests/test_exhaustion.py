@@ -368,7 +368,7 @@ def test_a_system_that_has_no_thread_to_give_is_told_and_the_loop_waits(
     """The block is over only when the log has said so."""
     with pipe() as (reader, writer):
 
-        def start(lwp: LWP, target: object) -> None:
+        def start(lwp: LWP) -> None:
             os.write(writer, b"x")
             raise RuntimeError("can't start new thread")
 

@@ -29,6 +29,7 @@ from ..lwp import Bell, Region, current
 from ..upcalls import CallSite, Detection
 from . import catalogue
 from .catalogue import Binds, Verdict
+from .failing import failed
 
 MANY = sys.maxsize
 _UNPACKS = dis.opmap["CALL_FUNCTION_EX"]
@@ -140,65 +141,68 @@ def forget() -> None:
 
 def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """CALL: a call is about to begin."""
-    site = _sites.get((id(code), offset))
-    known = catalogue.catalogue
-    entry = known.get(callable)
-    if entry is None:
-        seen, owner = catalogue.see_through(callable, argument)
-        if seen is not callable:
-            callable, argument = seen, owner
-            entry = known.get(callable)
-    if site is None:
-        if excluded(code) or code.co_filename == _SELECTORS:
-            return DISABLE
+    try:
+        site = _sites.get((id(code), offset))
+        known = catalogue.catalogue
+        entry = known.get(callable)
         if entry is None:
-            if code is _ENTER_CONTEXT or _lets_go(callable):
-                return None  # the next callee here may be an RLock's
-            known.resolve()
-            entry = known.get(callable)
-            if entry is None:
+            seen, owner = catalogue.see_through(callable, argument)
+            if seen is not callable:
+                callable, argument = seen, owner
+                entry = known.get(callable)
+        if site is None:
+            if excluded(code) or code.co_filename == _SELECTORS:
                 return DISABLE
-        site = site_of(code, offset)
-    lwp = current.get(os_ident())
-    if lwp is None or lwp.handle is None:
-        return None  # not a step's call
-    if lwp.region:
-        if entry is not None and entry.binds is Binds.RLOCK and lwp.region is not Region.OWN:
-            noticed_in_region(lwp, argument)  # it may be held beyond the region
-        return None
-    if lwp.carrying.inside():
-        return None  # a finalizer or a signal handler in the middle of the protocol
-    if entry is None:
-        if not site.learned or not catalogue.is_c(callable):
+            if entry is None:
+                if code is _ENTER_CONTEXT or _lets_go(callable):
+                    return None  # the next callee here may be an RLock's
+                known.resolve()
+                entry = known.get(callable)
+                if entry is None:
+                    return DISABLE
+            site = site_of(code, offset)
+        lwp = current.get(os_ident())
+        if lwp is None or lwp.handle is None:
+            return None  # not a step's call
+        if lwp.region:
+            if entry is not None and entry.binds is Binds.RLOCK and lwp.region is not Region.OWN:
+                noticed_in_region(lwp, argument)  # it may be held beyond the region
             return None
-        verdict = Verdict.MAYBE
-        name = None
-    else:
-        if entry.binds is not None:
-            if entry.binds is not Binds.ATTRIBUTES:
-                lwp.carrying.reactions.binds(lwp, entry.binds, argument, site)
-            if entry.binds is Binds.GREENLET:
+        if lwp.carrying.inside():
+            return None  # a finalizer or a signal handler in the middle of the protocol
+        if entry is None:
+            if not site.learned or not catalogue.is_c(callable):
                 return None
-        try:
-            verdict = entry.will_block(argument, site.count)
-        except Exception:  # it is not what the callable takes, which will say so itself
             verdict = Verdict.MAYBE
-        if verdict is Verdict.NEVER:
+            name = None
+        else:
+            if entry.binds is not None:
+                if entry.binds is not Binds.ATTRIBUTES:
+                    lwp.carrying.reactions.binds(lwp, entry.binds, argument, site)
+                if entry.binds is Binds.GREENLET:
+                    return None
+            try:
+                verdict = entry.will_block(argument, site.count)
+            except Exception:  # it is not what the callable takes, which will say so itself
+                verdict = Verdict.MAYBE
+            if verdict is Verdict.NEVER:
+                return None
+            name = entry.name
+        call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
+        if entry is None:
+            call.foreign = True
+        else:
+            call.foreign, call.binds = entry.calls_back, entry.binds
+            if entry.binds is Binds.SQLITE:
+                call.waiting = []
+        if verdict is Verdict.COMPUTES:
+            call.stays, call.outer, lwp.call = True, lwp.call, call  # the sampler leaves it alone
             return None
-        name = entry.name
-    call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
-    if entry is None:
-        call.foreign = True
-    else:
-        call.foreign, call.binds = entry.calls_back, entry.binds
-        if entry.binds is Binds.SQLITE:
-            call.waiting = []
-    if verdict is Verdict.COMPUTES:
-        call.stays, call.outer, lwp.call = True, lwp.call, call  # the sampler leaves it alone
+        call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
+        lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
         return None
-    call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
-    lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
-    return None
+    except BaseException as exc:
+        return failed(exc)
 
 
 def _lets_go(callable: Any) -> bool:
@@ -220,17 +224,23 @@ def _begins_thread(frame: FrameType) -> bool:
 
 def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RETURN: a C call is over."""
-    lwp = current.get(os_ident())
-    if lwp is not None:
-        call = lwp.call
-        if call is not None and call.site.code is code and call.site.offset == offset:
-            lwp.carrying.reactions.over(lwp, call, raised=False)
+    try:
+        lwp = current.get(os_ident())
+        if lwp is not None:
+            call = lwp.call
+            if call is not None and call.site.code is code and call.site.offset == offset:
+                lwp.carrying.reactions.over(lwp, call, raised=False)
+    except BaseException as exc:
+        failed(exc)
 
 
 def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """C_RAISE: a C call has raised."""
-    lwp = current.get(os_ident())
-    if lwp is not None:
-        call = lwp.call
-        if call is not None and call.site.code is code and call.site.offset == offset:
-            lwp.carrying.reactions.over(lwp, call, raised=True)
+    try:
+        lwp = current.get(os_ident())
+        if lwp is not None:
+            call = lwp.call
+            if call is not None and call.site.code is code and call.site.offset == offset:
+                lwp.carrying.reactions.over(lwp, call, raised=True)
+    except BaseException as exc:
+        failed(exc)

@@ -121,15 +121,22 @@ class Sampler:
         self._failures = 0
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
-    def watch(self, carrying: Carrying) -> None:
+    def watch(self, carrying: Carrying, *, again: bool = False) -> None:
         """A loop runs: look at it.
 
+        Args:
+            carrying: who carries it.
+            again: there is an LWP more, so there may be a thread for the sampler, too, where there was none before.
+
         Raises:
-            RuntimeError, MemoryError: the system has no thread to give.  The loop is looked at if there is one later.
+            RuntimeError, MemoryError: the system has no thread to give.
         """
         with self._lock:
-            self._loops[carrying] = _Look()
-            self._set_tick()
+            if again and carrying.home is None:
+                return  # it does not run any longer
+            if carrying not in self._loops:
+                self._loops[carrying] = _Look()
+                self._set_tick()
             if self._thread is None:
                 self._start()
             self._sleep.bell.ring()
@@ -357,11 +364,27 @@ class Sampler:
         sliced = lwp.trap  # its time slice may be over, but it stands in a call
         if _in_call(sliced) or not traps.arm(trap, sliced):
             return False
+        try:
+            proved = self._stays_put(trap, frame, lasti)
+            if proved and not runner:
+                learn(frame.f_code, lasti)  # before the loop goes on: the next step may be about to make the same call
+            if not proved or not carrying.reactions.discovered(trap, frame):
+                traps.disarm(trap)
+                return False
+        except BaseException:
+            traps.disarm(trap)  # or nobody would look at this step again
+            raise
+        self._last_trap = monotonic()
+        return True
+
+    @staticmethod
+    def _stays_put(trap: Trap, frame: FrameType, lasti: int) -> bool:
+        """Whether a trapped thread does not come to its trap, although it could."""
+        lwp, step = trap.lwp, trap.step
         prompt = 0
         starved = False
         for _ in range(PATIENCE):
             if trap.sprung or not _stands(lwp, step, frame, lasti):
-                traps.disarm(trap)
                 return False
             began, computed = monotonic(), processor_time(lwp.clock)
             threading.Event().wait(PROOF)
@@ -370,16 +393,7 @@ class Sampler:
             prompt += on_time and not starved
             if prompt >= PROOFS:
                 break
-        if starved or not _stands(lwp, step, frame, lasti):
-            traps.disarm(trap)
-            return False
-        if not runner:
-            learn(frame.f_code, lasti)  # before the loop goes on: the next step may be about to make the same call
-        if not carrying.reactions.discovered(trap, frame):
-            traps.disarm(trap)
-            return False
-        self._last_trap = monotonic()
-        return True
+        return not starved and _stands(lwp, step, frame, lasti)
 
     def _preempt(self, carrying: Carrying, lwp: LWP, step: asyncio.Handle, frame: FrameType, now: float) -> bool:
         """Trap a step that has used up its time slice.  Returns whether it is on the point of being trapped, or is."""

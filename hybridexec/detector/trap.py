@@ -25,6 +25,7 @@ from ..identity import os_ident
 from ..lwp import LWP, LwpState, current
 from . import tool, yields
 from .calls import Call, own
+from .failing import failed
 
 _E = sys.monitoring.events
 BASE_EVENTS = _E.CALL | _E.RAISE | yields.EVENTS
@@ -191,25 +192,35 @@ def _sprung(lwp: LWP | None, code: CodeType) -> None:
 
 def on_instruction(code: CodeType, offset: int) -> Any:
     """INSTRUCTION: armed code is executed, by whomever."""
-    _sprung(current.get(os_ident()), code)
+    try:
+        _sprung(current.get(os_ident()), code)
+    except BaseException as exc:
+        failed(exc)
 
 
 def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
     """RAISE: an exception is raised in any Python code, and nothing has handled it yet.
 
-    That may be what a signal handler has raised at the very beginning of one of our callbacks, before it could do
-    anything: then the step is still without the loop.
+    That may be what has come up at the very beginning of one of our callbacks (a signal handler's exception, or
+    RecursionError), before it could do anything: then the step is still without the loop.
     """
-    lwp = current.get(os_ident())
-    if lwp is not None:
+    try:
+        lwp = current.get(os_ident())
+        if lwp is None:
+            return
         trap = lwp.trap
         stranded = lwp.state in _AWAY and lwp.handle is not None and not lwp.region and not own(code)
         if stranded and (trap is None or trap.call is None):
             lwp.carrying.reactions.stranded(lwp)
         elif trap is not None:
             _sprung(lwp, code)
+    except BaseException as exc:
+        failed(exc)
 
 
 def on_escape(code: CodeType, offset: int) -> Any:
     """PY_START, PY_RESUME: any Python code goes on."""
-    _sprung(current.get(os_ident()), code)
+    try:
+        _sprung(current.get(os_ident()), code)
+    except BaseException as exc:
+        failed(exc)

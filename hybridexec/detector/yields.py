@@ -16,6 +16,7 @@ from typing import Any
 
 from ..identity import os_ident
 from ..lwp import current
+from .failing import failed
 
 _BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)
 
@@ -25,10 +26,13 @@ EVENTS = 0 if _BEFORE_WITH < 0 else sys.monitoring.events.PY_YIELD
 
 def on_yield(code: CodeType, offset: int, value: object) -> Any:
     """PY_YIELD: a coroutine or a generator is suspended."""
-    if _BEFORE_WITH not in code.co_code[::2]:
-        return sys.monitoring.DISABLE
-    lwp = current.get(os_ident())
-    if lwp is not None:
-        lwp.suspended.append(asyncio.current_task(lwp.carrying.reactions.loop))
-        lwp.affine = lwp.alert = True
+    try:
+        if _BEFORE_WITH not in code.co_code[::2]:
+            return sys.monitoring.DISABLE
+        lwp = current.get(os_ident())
+        if lwp is not None:
+            lwp.suspended.append(asyncio.current_task(lwp.carrying.reactions.loop))
+            lwp.affine = lwp.alert = True
+    except BaseException as exc:
+        failed(exc)
     return None

@@ -7,6 +7,7 @@ their order, and what is too small for a file: the current task, the running loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from asyncio import constants, events
 from typing import TYPE_CHECKING, Any
@@ -110,6 +111,8 @@ class Following:
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
         loop = self._loop
+        with contextlib.suppress(RuntimeError, MemoryError):  # it was said already that there is no thread for it
+            detector.sampler.watch(self._carrying, again=True)
         self._connections.made_by(lwp.ident)
         self._tracers.started(lwp)
         events._set_running_loop(loop)

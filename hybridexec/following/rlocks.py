@@ -187,15 +187,16 @@ def restored(lwp: LWP, lock: Any) -> None:
 
 def owned(lwp: LWP, task: Task | None) -> list[Any]:
     """What a step that is over still owns of the RLocks that it has acquired, or may have; each once."""
-    noticed, lwp.owned = lwp.owned, []
-    suspended, lwp.suspended = lwp.suspended, []
-    if suspended:
+    noticed = list(lwp.owned)
+    if lwp.suspended:
         # An eager task begins in a step of another's.
-        for each in {task, *suspended}:
+        for each in {task, *lwp.suspended}:
             # One that ended in its eager step has no coroutine any more, which 3.12.1 does not stand to be asked for.
             if each is not None and not each.done():
                 noticed.extend(_with_statements(each))
-    return [lock for lock in {id(lock): lock for lock in noticed}.values() if lock._is_owned()]
+    found = [lock for lock in {id(lock): lock for lock in noticed}.values() if lock._is_owned()]
+    lwp.owned, lwp.suspended = [], []  # last: who has failed before that looks again
+    return found
 
 
 def _with_statements(task: Task) -> Iterator[Any]:

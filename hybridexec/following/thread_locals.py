@@ -122,9 +122,11 @@ class _Words:
 
         def wear() -> None:
             wardrobe = Wardrobe()
-            wardrobe.wear(values)
-            seen.append(_probe.thread)
-            wardrobe.take_off()
+            try:
+                wardrobe.wear(values)
+                seen.append(_probe.thread)
+            finally:
+                wardrobe.take_off()
             seen.append(_probe.thread)
 
         thread = threading.Thread(target=wear, name="hybridexec-thread-locals", daemon=True)
@@ -161,16 +163,16 @@ class Wardrobe:
         self.take_off()
         if values is not None:
             self._own = _words.get()
+            self.worn = values
             _words.put(values)
             identity.show(values.ident)
-            self.worn = values
 
     def take_off(self) -> None:
         """Have the thread's own values again."""
-        own, self._own, self.worn = self._own, None, None
-        if own is not None:
-            identity.hide()
-            _words.put(own)
+        identity.hide()
+        if self._own is not None:
+            _words.put(self._own)
+            self._own = self.worn = None
 
     # ---------------------------------------------------------------- before 3.13
 
