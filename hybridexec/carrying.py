@@ -125,7 +125,10 @@ FORKED_ADVICE = (
 
 _STEPS = (LwpState.RUNNING, LwpState.MARKED, LwpState.BLOCKED)
 
-_HOLDING = (LwpState.RUNNING, LwpState.MARKED, LwpState.POLLING, LwpState.WOKEN)
+_EXECUTING = (LwpState.RUNNING, LwpState.MARKED, LwpState.POLLING)
+"""The states of a holder that is not on its way."""
+
+_HOLDING = (*_EXECUTING, LwpState.WOKEN)
 """The states that a holder can be in."""
 
 
@@ -304,6 +307,11 @@ class Carrying:
 
     # ---------------------------------------------------------------- after an exception in the middle of a move
 
+    def hold_again(self, lwp: LWP) -> None:
+        """An exception is about to go up into the LWP's step, which must not run without the loop."""
+        if self.holder is not lwp or lwp.state not in _EXECUTING or lwp in self.detached:
+            self.regain(lwp)
+
     def regain(self, lwp: LWP) -> None:
         """Make sure that the LWP of the calling thread holds the loop, wherever an exception has found it.
 
@@ -429,6 +437,8 @@ class Carrying:
                 queue.remove(lwp)
         if lwp.state is not LwpState.POLLING and lwp in self.pollers:
             self.pollers.remove(lwp)
+        if lwp.state is LwpState.BLOCKED:
+            self.detached.add(lwp)
 
     def check(self, seen: object) -> object:
         """Look whether anybody comes for the loop; repair it if not.  The sampler calls this at each look.
@@ -799,6 +809,12 @@ class Carrying:
             if not moves or (alone and not self._claimed_polls):
                 return True
             relied = home in (self.holder, self._waking, *self.pollers)
+            # First what report_back() goes by: it undoes what follows, also where an exception has broken that off.
+            handler.had_step = home in self.detached
+            handler.duty = LwpState.RUNNING if alone else home.state
+            home.state = LwpState.BLOCKED
+            self.detached.add(home)
+            self.handoffs += 1
             if alone:
                 self._free()
             elif self.holder is home:  # it was granted the loop, and has not come yet
@@ -806,13 +822,12 @@ class Carrying:
                 self.holder, self.holder_ident = None, 0
             if self._waking is home:
                 self._waking = None
-            handler.duty = LwpState.RUNNING if alone else home.state
-            handler.had_step = home in self.detached
             self._unqueue(home)
-            home.state = LwpState.BLOCKED
-            self.detached.add(home)
-            self.handoffs += 1
             successor = self._successor() if relied and self._claimable() else None
+        except BaseException:
+            if self.home is not None and self.home.state is not LwpState.BLOCKED:
+                handler.duty = None  # nothing has changed yet: the next look tries again
+            raise
         finally:
             self.mutex.release()
         self._send(successor)

@@ -88,7 +88,7 @@ class Reactions:
         except BaseException:
             # The mode is "raise", or something of ours has failed: the call is not made.
             lwp.call = call.outer
-            self.hold_again(lwp)
+            self._carrying.hold_again(lwp)
             raise
         if lwp.interrupt is not None:
             self.over(lwp, call, raised=False)  # it is not made, either
@@ -124,7 +124,7 @@ class Reactions:
             if trap is not None and trap.call is call:
                 traps.disarm(trap)
         except BaseException:
-            self.hold_again(lwp)
+            self._carrying.hold_again(lwp)
             raise
         self.resume(lwp, call)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
@@ -171,16 +171,10 @@ class Reactions:
                 if call.reported:
                     self.telling.over(lwp, call, duration)
         except BaseException:
-            self.hold_again(lwp)
+            self._carrying.hold_again(lwp)
             raise
         finally:
             lwp.region = region
-
-    def hold_again(self, lwp: LWP) -> None:
-        """An exception is about to go up into the LWP's step, which must not run without the loop."""
-        carrying = self._carrying
-        if carrying.holder is not lwp or lwp.state not in (LwpState.RUNNING, LwpState.MARKED, LwpState.POLLING):
-            carrying.regain(lwp)
 
     def step_over(self, lwp: LWP) -> None:
         """A step is over: whatever it was in is over too."""
@@ -199,7 +193,7 @@ class Reactions:
             call, lwp.call = lwp.call, None
             self.tell_all(call)
         except BaseException:
-            self.hold_again(lwp)
+            self._carrying.hold_again(lwp)
             raise
         self.resume(lwp, call)
 
@@ -364,7 +358,7 @@ class Reactions:
                 self.telling.over(lwp, call, monotonic() - call.began)
             traps.disarm(trap)
         except BaseException:
-            self.hold_again(lwp)
+            self._carrying.hold_again(lwp)
             raise
         reported, call.reported = call.reported, False  # told once, also where the call's own end is an event
         if reported and self.mode == "raise":
@@ -387,7 +381,7 @@ class Reactions:
                 try:
                     self._carrying.leave(lwp, LwpState.PREEMPTED)
                 except BaseException:
-                    self.hold_again(lwp)
+                    self._carrying.hold_again(lwp)
                     raise
                 self.resume(lwp)
                 lwp.began = monotonic()

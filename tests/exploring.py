@@ -53,6 +53,37 @@ class Failed(Exception):
     """A schedule went wrong."""
 
 
+class Injected(MemoryError):
+    """What a :class:`Fault` raises."""
+
+
+class Fault:
+    """An exception that comes up once, in a thread of one kind, where it accesses what threads share.
+
+    Args:
+        kind: the beginning of the thread's name.
+        at: at the how-manieth access; 0: never, they are only counted.
+    """
+
+    def __init__(self, kind: str, at: int) -> None:
+        self._kind = kind
+        self._at = at
+        self.accesses = 0
+        self.raised = False
+        self.due: Callable[[], bool] = lambda: True  # whether it may come now
+
+    def __repr__(self) -> str:
+        return f"Fault({self._kind!r}, {self._at})"
+
+    def look(self, thread: Thread) -> None:
+        """A thread is about to access something."""
+        if thread.name.startswith(self._kind) and self.due():
+            self.accesses += 1
+            if self.accesses == self._at:
+                self.raised = True
+                raise Injected
+
+
 class Strategy(Protocol):
     """Chooses who runs."""
 
@@ -78,6 +109,7 @@ class Thread:
         self.locks = 0  # how many it holds
         self.signal: Callable[[], object] | None = None  # the handler of one that has come, which is due
         self.alive = False
+        self.ended: Callable[[], object] = lambda: None  # called on it at its end
         self._started = Event(machine)
         self._run: Callable[[], object] = lambda: target(*args)
         self.greenlet = greenlet.greenlet(self._main, machine.hub)
@@ -93,6 +125,7 @@ class Thread:
         self._started.set()
         self._run()
         self.alive = False
+        self.ended()
         self._machine.threads.remove(self)
 
     def is_alive(self) -> bool:
@@ -126,11 +159,13 @@ class Machine:
     Args:
         strategy: who runs next.
         grain: where a thread can be interrupted.
+        fault: what is raised in the middle of it.
     """
 
-    def __init__(self, strategy: Strategy, grain: Grain) -> None:
+    def __init__(self, strategy: Strategy, grain: Grain, fault: Fault | None = None) -> None:
         self._strategy = strategy
         self.grain = grain
+        self.fault = fault
         self.hub = greenlet.getcurrent()
         self._idents = 0
         self._failure: BaseException | None = None
@@ -181,7 +216,9 @@ class Machine:
 
     def look(self) -> None:
         """The running thread looks at, or changes, what threads share; a point at the grains READS and ALL."""
-        if not self.current.locks or self.grain is Grain.ALL:
+        if self.fault is not None:
+            self.fault.look(self.current)
+        if self.grain is Grain.ALL or (self.grain is Grain.READS and not self.current.locks):
             self.point()
 
     def point(self) -> None:
@@ -418,7 +455,12 @@ class Pct:
         return self._name
 
 
-def explore(play: Callable[[Machine], object], strategies: Iterator[Strategy] | Exhaustive, grain: Grain) -> int:
+def explore(
+    play: Callable[[Machine], object],
+    strategies: Iterator[Strategy] | Exhaustive,
+    grain: Grain,
+    fault: Fault | None = None,
+) -> int:
     """Play a scene once for each strategy.  Returns how many schedules that were.
 
     Raises:
@@ -426,13 +468,14 @@ def explore(play: Callable[[Machine], object], strategies: Iterator[Strategy] | 
     """
     count = 0
     for strategy in strategies:
-        machine = Machine(strategy, grain)
+        machine = Machine(strategy, grain, fault)
         count += 1
         try:
             play(machine)
         except Exception as exc:
             story = "\n".join(machine.story[-60:])
-            raise Failed(f"{exc}\nin schedule {count}, {grain!r}, {strategy}\n{story}") from exc
+            where = f"in schedule {count}, {grain!r}, {strategy}, {fault}"
+            raise Failed(f"{exc!r}\n{where}\n{story}") from exc
     return count
 
 

@@ -117,7 +117,8 @@ class Protocol:
         """Run on this machine from now on."""
         self._machine = machine
         for module in (self.carrying, self.pool):
-            module._point = machine.look if machine.grain >= Grain.READS else bool  # which says False, and costs little
+            looks = machine.grain >= Grain.READS or machine.fault is not None
+            module._point = machine.look if looks else bool  # which says False, and costs little
         self.lwp.current.clear()
         self.pool._serials = itertools.count(1)
 
@@ -132,10 +133,13 @@ class Protocol:
             "_acquire": Lock.acquire,
             "os_ident": lambda: self._machine.current.ident,
             "os_thread": lambda: self._machine.current,
-            "threading": types.SimpleNamespace(
-                Thread=lambda **arguments: self._machine.thread(**arguments),
-                get_native_id=lambda: self._machine.current.ident,
-            ),
+            "threading": types.SimpleNamespace(get_native_id=lambda: self._machine.current.ident),
+            "OsThread": self._thread,
             "monotonic": lambda: self._machine.time,
-            "logger": types.SimpleNamespace(warning=lambda *_: None, error=lambda *_: None),
+            "say": lambda *_, **__: None,
         }
+
+    def _thread(self, target: Any, name: str, ended: Any) -> Any:
+        thread = self._machine.thread(target, name=name)
+        thread.ended = ended
+        return thread

@@ -12,14 +12,15 @@ stopped it, and closed.  Nothing in a scene waits for time to pass but where tim
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from exploring import Event, Machine, Thread
+from exploring import Event, Injected, Machine, Thread
 from instrumented import Protocol
 
 from hybridexec.handling import Handler
@@ -93,6 +94,7 @@ class Loop:
         self._stops_by_itself = stops_by_itself
         self.stopped = Event(machine)
         self.over = False
+        self.failures: list[BaseException] = []
         self.upcalls: collections.Counter[UpcallKind] = collections.Counter()
 
     # ---------------------------------------------------------------- the scene's part
@@ -144,9 +146,12 @@ class Loop:
             handled = self.carrying.handler = Handler(relied, self.carrying.handler)
             begins.set()
             until.wait()
-            self.carrying.report_back(handled)
-            home.starved += self._fair_time() - began
-            self._one_is_over()
+            try:
+                self.carrying.report_back(handled)
+            finally:
+                self.carrying.handler = handled.outer
+                home.starved += self._fair_time() - began
+                self._one_is_over()
 
         home = self._home
         home.signal = handler
@@ -163,12 +168,15 @@ class Loop:
     def play(self, *others: Callable[[], None], sampled: bool = False) -> None:
         """Run the loop, beside other threads, close it, and see that all is in order."""
         self.machine.run(lambda: self._main(others, sampled))
-        self.machine.check(not self.carrying.lwps and not self.carrying.detached, "an LWP is left")
+        left = self.carrying.lwps | self.carrying.detached
+        self.machine.check(not left, f"LWPs are left: {left}")
         for name, runs in self._runs.items():
             self.machine.check(runs == 1, f"step {name} has been run {runs} times")
         self.machine.check(not self._open, "a step is not over")
 
     def _main(self, others: tuple[Callable[[], None], ...], sampled: bool) -> None:
+        if self.machine.fault is not None:  # what fails outside of a run goes to the caller, who can see to it
+            self.machine.fault.due = lambda: self.carrying is not None and self.carrying.home is not None
         carrying = self.carrying = self._made()
         self._home = self.machine.current
         self.machine.released = self._watch
@@ -179,11 +187,25 @@ class Loop:
         if sampled:
             self.spawn(self._sampler)
         while True:
-            home = carrying.begin()
-            carrying.carry(home)
+            try:
+                home = carrying.begin()
+                carrying.carry(home)
+            except Injected as exc:  # as HybridLoop does
+                self.failed(exc)
+                home = carrying.home
+                home.handle = None
+                carrying.regain(home)
             self._stopping = False
-            carrying.finish(home)
+            try:
+                carrying.finish(home)
+            except Injected as exc:
+                self.failed(exc)
+                carrying.finish(home)
+            self._stopping = False
             self.stopped.set()
+            if self.failures and self._open:
+                self._stops_by_itself = True  # who was to stop it may have failed
+                continue
             for thread in threads:
                 thread.join()
             if not self._ready and not self._timers:
@@ -201,15 +223,21 @@ class Loop:
             self.stop()
 
     def _sampler(self) -> None:
+        stands = None
         while not self.over:
             self.machine.sleep(TICK)
-            if (handler := self.carrying.handler) is not None:
-                self.carrying.excuse(handler, None, moves=True)
-            holder = self.carrying.holder
-            if holder is None:
-                continue
-            self.carrying.recall(self.machine.time)
-            self.retake(holder)
+            try:
+                if self.machine.fault is not None:  # else nothing may be left to repair
+                    stands = self.carrying.check(stands)
+                if (handler := self.carrying.handler) is not None:
+                    self.carrying.excuse(handler, None, moves=True)
+                holder = self.carrying.holder
+                if holder is None:
+                    continue
+                self.carrying.recall(self.machine.time)
+                self.retake(holder)
+            except Injected:
+                self.carrying.repair()
 
     # ---------------------------------------------------------------- what a step can do
 
@@ -239,23 +267,43 @@ class Loop:
     def block(self, lwp: Any, until: Event, *, marked: bool = False) -> None:
         """A blocking call, declared or marked."""
         if marked:
-            self.carrying.mark(lwp)
-        elif self.carrying.leave(lwp, self.states.BLOCKED):
-            self.carrying.replenish()
+            with self._or_hold(lwp):
+                self.carrying.mark(lwp)
+            lwp.state = self.states.MARKED  # or found by the sampler, as if it had been
+        else:
+            self._leave(lwp)
         until.wait()
         self._rejoin(lwp)
 
     def yield_slice(self, lwp: Any) -> None:
         """A preempted step: others first."""
-        self.carrying.leave(lwp, self.states.PREEMPTED)
-        self.carrying.rejoin(lwp)
+        with self._or_hold(lwp):
+            self.carrying.leave(lwp, self.states.PREEMPTED)
+            self.carrying.rejoin(lwp)
         self.code(f"what was preempted on {lwp.name}")
+
+    def _leave(self, lwp: Any) -> None:
+        """Leave the loop; if that fails, later: the sampler finds a call that nobody has seen."""
+        for _ in range(2):
+            with self._or_hold(lwp):
+                if self.carrying.leave(lwp, self.states.BLOCKED):
+                    self.carrying.replenish()
+                    return
+
+    @contextlib.contextmanager
+    def _or_hold(self, lwp: Any) -> Iterator[None]:
+        """What the reactions do about an exception: the step continues with the loop."""
+        try:
+            yield
+        except Injected:
+            self.carrying.hold_again(lwp)
 
     def _rejoin(self, lwp: Any) -> None:
         since = self._fair_time()
         ahead = self._returning
         self._returning += 1
-        self.carrying.rejoin(lwp)
+        with self._or_hold(lwp):
+            self.carrying.rejoin(lwp)
         self._returning -= 1
         # When the bound is over a step may be under way, and one that is ahead may compute, too.
         most = self._bounds[0] + (1 + ahead) * 2 * self._longest
@@ -269,8 +317,9 @@ class Loop:
             return
         letter = self.event()
         self._letters.append(letter)
-        self.carrying.leave(lwp, self.states.BLOCKED)
-        self.carrying.mail()
+        self._leave(lwp)
+        with contextlib.suppress(Injected):
+            self.carrying.mail()
         letter.wait()
         self._rejoin(lwp)
 
@@ -280,7 +329,9 @@ class Loop:
         def stays(runs_it: Any) -> None:
             self.machine.check(runs_it is lwp, f"{name} runs on {runs_it.name}")
 
-        if self.carrying.holder is lwp:
+        if lwp.state is self.states.RETIRED:  # it was bound to an LWP that has ended by an exception
+            self.step(name, lambda lwp: None)
+        elif self.carrying.holder is lwp:
             self.step(name, stays)
         else:
             self.carrying.keep(lwp, self._new(name, stays))
@@ -296,7 +347,8 @@ class Loop:
         """Whenever the mutex is let go."""
         carrying, states = self.carrying, self.states
         running = [lwp for lwp in carrying.lwps if lwp.state in (states.RUNNING, states.MARKED)]
-        if running and running != [carrying.holder]:
+        broken_off = self.machine.fault is not None and self.machine.fault.raised  # it is about to be repaired
+        if running and running != [carrying.holder] and not broken_off:
             self.machine.fail(f"{running} run, and {carrying.holder} holds the loop")
         queues = [*carrying.pollers, *carrying.parked, *carrying.returning, *carrying.preempted]
         if len(queues) > 1 and len(queues) != len(set(queues)):
@@ -344,13 +396,32 @@ class Loop:
         return events
 
     def turn(self, lwp: Any, events: bool) -> bool:
+        try:
+            return self._turn(lwp, events)
+        except Injected as exc:
+            if lwp is self.carrying.home:
+                raise
+            self.failed(exc)
+            lwp.handle = None
+            self.carrying.regain(lwp)
+            return True
+
+    def failed(self, exc: BaseException) -> None:
+        self.failures.append(exc)
+        self._stopping = True
+
+    def orphaned(self, lwp: Any) -> None:
+        while lwp.kept:
+            self._ready.appendleft(lwp.kept.pop())
+
+    def _turn(self, lwp: Any, events: bool) -> bool:
         self.machine.check(self.carrying.holder is lwp, f"{lwp.name} runs a batch without the loop")
         if events:
             self._pipe = False
         while self._timers and self._timers[0][0] <= self.machine.time:
             self._ready.append(heapq.heappop(self._timers)[2])
-        self._ready.extendleft(reversed(lwp.kept))
-        lwp.kept.clear()
+        while lwp.kept:
+            self._ready.appendleft(lwp.kept.pop())
         carrying = self.carrying
         if not carrying.amid:
             self._batch = iter(range(len(self._ready)))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from exploring import Exhaustive, Failed, Grain, Machine, Pct, explore, pct
+from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, pct
 from instrumented import Mutation, Protocol
 from protocol_scenes import WORK, Loop
 
@@ -220,7 +221,9 @@ def exhaustion_and_its_end(loop: Make) -> None:
         it.release(outsides)
 
     it.play(outside)
-    it.machine.check(it.upcalls[UpcallKind.EXHAUSTED] <= 1, "exhaustion was told twice")
+    it.machine.check(
+        it.upcalls[UpcallKind.EXHAUSTED] <= 1 + (it.machine.fault is not None), "exhaustion was told twice"
+    )
 
 
 @scene(2)
@@ -409,6 +412,52 @@ def test_every_schedule_with_two_preemptions_and_many_random_ones(
     seed = random.randrange(1 << 30)
     for grain in Grain:
         explore(play, pct(range(seed, seed + 3000)), grain)
+
+
+# -------------------------------------------------------------------- exceptions in the middle of it
+
+KINDS = ("main", "hybridexec-lwp-", "sampler")
+
+
+def with_faults(scene: Scene, protocol: Protocol, claimable: bool, seeds: range, most: int) -> None:
+    """Play a scene with an exception at each access, or at ``most`` of them: nobody may wait for ever after it."""
+    for seed in seeds:
+        for kind in KINDS:
+            counted = Fault(kind, 0)
+            play = functools.partial(played_sampled, scene, protocol, claimable)
+            explore(play, iter([Pct(seed, 3, 300)]), Grain.SYNC, counted)
+            chosen = random.Random(seed).sample(range(counted.accesses), min(most, counted.accesses))
+            for at in sorted(chosen):
+                explore(play, iter([Pct(seed, 3, 300)]), Grain.SYNC, Fault(kind, at + 1))
+
+
+def played_sampled(scene: Scene, protocol: Protocol, claimable: bool, machine: Machine) -> None:
+    scene(lambda **options: Sampled(protocol, machine, claimable=claimable, **options))
+
+
+class Sampled(Loop):
+    """A loop that a sampler looks at in each scene, and where no bound holds: a repair takes its time."""
+
+    def play(self, *others: Callable[[], None], sampled: bool = False) -> None:
+        self._bounds = math.inf, math.inf
+        super().play(*others, sampled=True)
+
+
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
+def test_an_exception_anywhere_in_the_protocol_leaves_nobody_waiting(
+    scene: Scene, protocol: Protocol, claimable: bool
+) -> None:
+    """On the home, a spare, the sampler: each step is run once all the same, and every LWP ends."""
+    with_faults(scene, protocol, claimable, range(1), 40)
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
+def test_an_exception_at_each_access_leaves_nobody_waiting(scene: Scene, protocol: Protocol, claimable: bool) -> None:
+    """The hunt's share."""
+    seed = random.randrange(1 << 30)
+    with_faults(scene, protocol, claimable, range(seed, seed + 10), 1000)
 
 
 # -------------------------------------------------------------------- what has to be found

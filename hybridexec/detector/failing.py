@@ -28,6 +28,6 @@ def failed(exc: BaseException) -> None:
         raise exc  # nothing of ours raises such a thing: a signal handler has
     try:
         if lwp is not None and lwp.handle is not None and not lwp.region and not lwp.carrying.inside():
-            lwp.carrying.reactions.hold_again(lwp)
+            lwp.carrying.hold_again(lwp)
     finally:
         say(logging.ERROR, "the detector failed at a call, and looks away", exc=exc)
