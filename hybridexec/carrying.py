@@ -115,6 +115,9 @@ HOME_NAP = 0.1
 """Seconds that the home sleeps at a time.  A signal that comes between CPython's last look and the system call does not
 end that call; its handler is called after the nap at the latest."""
 
+REFUSED_PAUSE = 0.1
+"""Seconds after which the system is asked again for a thread or memory that it has refused, if nobody else can come."""
+
 PREEMPTED_BOUND = 4
 """A preempted step gets its turn when nothing else is ready, or after so many batches at the latest."""
 
@@ -190,6 +193,7 @@ class Carrying:
         self._mail = False  # there is something in the home's mailbox
         self._away_since = 0.0  # when the loop left home
         self._exhausted = False
+        self._refused = 0.0  # when to ask the system again for what it has refused; 0: it has not
         self._batches = 0  # since a preempted step had its turn
         self.changed = Bell()  # somebody has retired, or there is mail: for who closes the loop
         self._stale = False  # the events of the last poll may be out of date
@@ -439,6 +443,9 @@ class Carrying:
             self.pollers.remove(lwp)
         if lwp.state is LwpState.BLOCKED:
             self.detached.add(lwp)
+        elif lwp.state is LwpState.PARKED and lwp.kept:
+            self._unqueue(lwp)
+            self._park(lwp)
 
     def check(self, seen: object) -> object:
         """Look whether anybody comes for the loop; repair it if not.  The sampler calls this at each look.
@@ -456,7 +463,9 @@ class Carrying:
         elif holder is None and self._is_at_rest():
             return None
         stands = holder, self._waking, self.state, self.claims, self.wakeups, self.handoffs
-        if stands == seen and self.repair():
+        if self._refused:
+            self._bereft(grow=True)
+        elif stands == seen and self.repair():
             self._pool.log_repaired()
         return stands
 
@@ -466,6 +475,8 @@ class Carrying:
             return False
         if self.pollers:
             return not self._face.has_work()
+        if self._refused and monotonic() >= self._refused:
+            return False
         return self._exhausted or self.state is not LoopState.FREE
 
     def expects(self) -> bool:
@@ -825,7 +836,7 @@ class Carrying:
             self._unqueue(home)
             successor = self._successor() if relied and self._claimable() else None
         except BaseException:
-            if self.home is not None and self.home.state is not LwpState.BLOCKED:
+            if home is not None and home.state is not LwpState.BLOCKED:
                 handler.duty = None  # nothing has changed yet: the next look tries again
             raise
         finally:
@@ -1141,7 +1152,9 @@ class Carrying:
         if len(self.lwps) >= self._max_lwps:
             return None
         lwp = self._pool.new()
-        if lwp is not None:
+        if lwp is None:
+            self._refused = monotonic() + REFUSED_PAUSE
+        else:
             self._starting[lwp] = os_ident()
         return lwp
 
@@ -1172,10 +1185,14 @@ class Carrying:
                 self._pool.retires(lwp)
         self.changed.ring()
 
-    def _bereft(self) -> None:
-        """The system has no thread to give: whoever relied on it has to do without."""
+    def _bereft(self, *, grow: bool = False) -> None:
+        """The system has no thread to give: whoever relied on it has to do without.  ``grow``: it may have one again."""
         with self.mutex:
-            successor = self._successor(grow=False) if self._claimable() else None
+            if grow:
+                self._refused, self._exhausted = 0.0, False
+            else:
+                self._refused = monotonic() + REFUSED_PAUSE
+            successor = self._successor(grow=grow) if self._claimable() else None
             if successor is _Action.EXHAUSTED:  # in a way; but the log has said already what the loop waits for
                 successor, self._exhausted = None, False
         self._send(successor)

@@ -267,9 +267,11 @@ class Loop:
     def block(self, lwp: Any, until: Event, *, marked: bool = False) -> None:
         """A blocking call, declared or marked."""
         if marked:
-            with self._or_hold(lwp):
+            try:
                 self.carrying.mark(lwp)
-            lwp.state = self.states.MARKED  # or found by the sampler, as if it had been
+            except Injected:
+                self.carrying.hold_again(lwp)
+                self.carrying.mark(lwp)  # the sampler finds a call that nobody has marked
         else:
             self._leave(lwp)
         until.wait()
@@ -318,23 +320,31 @@ class Loop:
         letter = self.event()
         self._letters.append(letter)
         self._leave(lwp)
-        with contextlib.suppress(Injected):
+        with contextlib.suppress(Injected):  # else the exception goes up into the step
             self.carrying.mail()
-        letter.wait()
+            letter.wait()
         self._rejoin(lwp)
 
     def keep(self, lwp: Any, name: str) -> None:
         """A step comes up that only this LWP may run (``affinity.py``)."""
 
         def stays(runs_it: Any) -> None:
-            self.machine.check(runs_it is lwp, f"{name} runs on {runs_it.name}")
+            orphaned = lwp.state is self.states.RETIRED
+            self.machine.check(runs_it is lwp or orphaned, f"{name} runs on {runs_it.name}")
 
         if lwp.state is self.states.RETIRED:  # it was bound to an LWP that has ended by an exception
             self.step(name, lambda lwp: None)
         elif self.carrying.holder is lwp:
             self.step(name, stays)
         else:
-            self.carrying.keep(lwp, self._new(name, stays))
+            step = self._new(name, stays)
+            try:
+                self.carrying.keep(lwp, step)
+            except Injected as exc:  # as Turns does
+                self.failed(exc)
+                if step not in lwp.kept:
+                    self._ready.append(step)
+                self.carrying.regain(self.carrying.holder)
 
     def retake(self, lwp: Any) -> None:
         """Retake the loop from a marked call, if it still is one."""
