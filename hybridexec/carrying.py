@@ -361,8 +361,9 @@ class Carrying:
                         lwp.state = LwpState.RETIRED
                         self._face.orphaned(lwp)
                         self._pool.retires(lwp)
-                        wake = self._mend()
                 lwp.state = LwpState.RETIRED
+                if self.state not in (LoopState.FORKED, LoopState.STOPPED):
+                    wake = self._mend()
             for each in wake:
                 self._send(each)
             self._face.poke()  # the run ends: whoever polls has to look
@@ -685,8 +686,9 @@ class Carrying:
 
     def _stay(self, lwp: LWP, state: LwpState) -> None:
         """The LWP's step has not left the loop after all.  Mutex held."""
-        self.holder, self.holder_ident, self.state = lwp, lwp.ident, LoopState.HELD
+        self.holder, self.state = lwp, LoopState.HELD
         self._unqueue(lwp)
+        self._arrive(lwp)
         lwp.state = state
         if lwp in self.detached:
             self.detached.remove(lwp)
@@ -1186,7 +1188,7 @@ class Carrying:
         self.changed.ring()
 
     def _bereft(self, *, grow: bool = False) -> None:
-        """The system has no thread to give: whoever relied on it has to do without.  ``grow``: it may have one again."""
+        """The system has no thread to give: whoever relied on it does without.  ``grow``: it may have one again."""
         with self.mutex:
             if grow:
                 self._refused, self._exhausted = 0.0, False
@@ -1247,7 +1249,7 @@ class Carrying:
                 self.state = LoopState.DRAINING
             wake: list[LWP | _Action | None] = [self._rouse(lwp) for lwp in self.parked]
             self.parked.clear()
-            wake.append(self._successor() if self._claimable() else None)
+            wake += self._mend()  # a close before may have been broken off
             wake.append(_Action.POKE)
         for successor in wake:
             self._send(successor)

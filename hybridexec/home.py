@@ -263,6 +263,8 @@ class Mailbox:
             patience = NUDGE_PAUSE
             if home is not None and home.state is LwpState.BLOCKED:
                 self._nudge()
+            elif self._letters:
+                self._carrying.mail()  # an exception may have kept the home from serving
 
     def serve(self) -> None:
         """Do what others have asked for.  On the home."""

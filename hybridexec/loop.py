@@ -209,7 +209,11 @@ class HybridLoop(Turns):
             raise RuntimeError("Cannot close a running event loop")
         if self.is_closed():
             return
-        self._drain()
+        try:
+            self._drain()
+        except Exception as exc:  # no LWP may be left; what interrupts the wait for them is another matter
+            self._fail(exc)
+            self._drain()
         self._following.rlocks.follow(os_ident())
         self._deferred.clear()
         self._thread_id = None  # steps that were blocked have finished meanwhile

@@ -147,6 +147,9 @@ class Pool:
             if not carrying.changed.wait(patience):
                 patience = -1
                 carrying.bury_ended()
+                for lwp in waiting:
+                    if not lwp.launched:
+                        carrying.disown(lwp)  # an exception has kept somebody from starting it
                 say(
                     logging.WARNING,
                     "the loop is closed and waits for %d blocked LWPs:\n%s",

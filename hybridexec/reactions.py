@@ -291,7 +291,7 @@ class Reactions:
                     ),
                 )
             finally:
-                if trap is not None and not left:
+                if trap is not None and not left and lwp not in self._carrying.detached:
                     traps.disarm(trap)
         else:
             self.telling.begun(lwp, call)

@@ -10,6 +10,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+PATIENCE = 1.0
+"""Seconds after which a thread that has not begun is given up.  If it comes all the same, it finds that out."""
+
 
 class OsThread(threading.Thread):
     """A daemon thread.
@@ -23,13 +26,24 @@ class OsThread(threading.Thread):
     def __init__(self, target: Callable[[], None], name: str, ended: Callable[[], None]) -> None:
         super().__init__(target=target, name=name, daemon=True)
         self._when_ended = ended
+        self._started = _Beginning()  # which start() waits for
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            RuntimeError: the system has no thread to give, or what it has given does not come.
+        """
+        super().start()
+        if not self._started.is_set():
+            raise RuntimeError("a new thread does not come")
 
     def _bootstrap(self) -> None:
         # What the interpreter calls first, on 3.12 to 3.15.
         try:
             super()._bootstrap()  # type: ignore[misc]
         finally:
-            if not self._started.is_set():  # type: ignore[attr-defined]
+            if not self._started.is_set():
                 self._give_up()
             ended, self._when_ended = self._when_ended, _nothing  # it refers to the thread: no cycle is left behind
             ended()
@@ -39,7 +53,14 @@ class OsThread(threading.Thread):
         threading._limbo.pop(self, None)  # type: ignore[attr-defined]
         if hasattr(self, "_is_stopped"):  # before 3.13; what else says so was not made yet
             self._is_stopped = True
-        self._started.set()  # type: ignore[attr-defined]
+        self._started.set()
+
+
+class _Beginning(threading.Event):
+    """What tells that a thread has begun: nobody waits for it for ever."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(PATIENCE if timeout is None else timeout)
 
 
 def _nothing() -> None: ...

@@ -346,15 +346,12 @@ class Turns(_Engine):
 def _never_began(handle: Any, exc: BaseException) -> bool:
     """Whether an exception comes from the loop's own code on the way to a step, and not from the step."""
     traceback = None if exc.__traceback__ is None else exc.__traceback__.tb_next
-    callback = getattr(handle._callback, "__code__", None)  # it may be a function of this package
+    if traceback is not None and traceback.tb_frame.f_code is Turns._run_debug.__code__:
+        traceback = traceback.tb_next
     if traceback is None:
         return False
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if code is callback or not own(code):
-            return False
-        traceback = traceback.tb_next
-    return True
+    code = traceback.tb_frame.f_code
+    return own(code) and code is not getattr(handle._callback, "__code__", None)  # it may be a function of this package
 
 
 def _entered(context: contextvars.Context) -> bool:

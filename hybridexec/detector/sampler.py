@@ -372,7 +372,8 @@ class Sampler:
                 traps.disarm(trap)
                 return False
         except BaseException:
-            traps.disarm(trap)  # or nobody would look at this step again
+            if lwp not in carrying.detached:  # else the step is without the loop, and must not pass
+                traps.disarm(trap)  # or nobody would look at this step again
             raise
         self._last_trap = monotonic()
         return True
