@@ -25,7 +25,7 @@ from .following.connections import Connections, in_use
 from .lwp import IN_POLL, LWP, LwpState, Region
 from .pins import Pins
 from .shield import Shield
-from .standing import in_debugger, interruptible
+from .standing import are_left, in_debugger, interruptible, reserve
 from .tasks import task_of
 from .telling import Telling
 from .upcalls import Detection, Emitter
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .carrying import Carrying
     from .config import Config
     from .handling import Handler
+
+FRAMES = 25
+"""So many frames have to be left below the recursion limit where the loop leaves a step: the way back needs them."""
 
 _CALLS_HANDLERS = frozenset({Shield._call.__code__})
 
@@ -102,6 +105,7 @@ class Reactions:
             if call.brief and self.mode != "handoff":
                 call.stays = True  # nobody is blamed for it
             elif lwp.state is LwpState.RUNNING:
+                reserve(FRAMES)
                 self._carrying.mark(lwp)
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
@@ -308,7 +312,7 @@ class Reactions:
         """A trapped step does stand in a call.  Returns whether the trap is needed any longer."""
         lwp, call = trap.lwp, trap.call
         assert call is not None
-        if self.mode == "handoff" and self._may_leave(lwp, frame):
+        if self.mode == "handoff" and self._may_leave(lwp, frame) and are_left(FRAMES, frame):
             return self._retake(
                 lwp,
                 call,
@@ -408,6 +412,7 @@ class Reactions:
         return hold and in_debugger(frame, runners)
 
     def _leave(self, lwp: LWP, call: Call) -> None:
+        reserve(FRAMES)
         self._blocked(lwp, call)
         if call.foreign:
             self._trap_callbacks(lwp, call)

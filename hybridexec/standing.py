@@ -59,3 +59,22 @@ def in_debugger(frame: FrameType | None, runners: Container[CodeType]) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def reserve(frames: int) -> None:
+    """See that so many frames are left on the calling thread.
+
+    Raises:
+        RecursionError: they are not.
+    """
+    if frames:
+        reserve(frames - 1)
+
+
+def are_left(frames: int, frame: FrameType | None) -> bool:
+    """Whether so many frames are left on another thread, whose innermost one this is."""
+    depth = 0
+    while frame is not None:
+        depth += 1
+        frame = frame.f_back
+    return depth + frames < sys.getrecursionlimit()
