@@ -77,6 +77,22 @@ Races that are possible, and why they are safe:
   whenever the loop is set free or a step is over (``_unheard``).  A home that polls while the loop is busy elsewhere is
   told by the sampler's reminder (``recall``), so that steps need not look for the time.
 
+**Exceptions.**  An exception can come up at any statement, on the home, a spare, or the sampler: memory is refused, the
+recursion limit is near, a lock cannot be made, a tracer or a log handler raises.  No ``try`` stands around each.  What
+holds is closed once, at the bottom:
+
+* *Before* a move changes anything it has what it might be refused (``Pool.prepare``).  A move that is refused is not
+  begun: the loop stays with the step, as asyncio's does.
+* An exception that goes up *into a step* finds the loop held: whoever lets it go up calls ``hold_again`` first.
+* One that comes up on a *spare* outside of a step ends the run with it (``Face.failed``): the spare takes the loop once
+  more and stops it, or its thread ends, and ``bury`` takes it out of all that the others look at.
+* One on the *home* outside of a step is raised out of the run, once ``regain`` has got the loop back.
+* One on the *sampler* in the middle of a move is followed by ``repair``.  The sampler itself continues.
+* All four make the record whole by ``_mend``: the state of each LWP is what its own thread has set last, and is true;
+  queues, holder and wakes in flight are derived from it.  Whoever is WOKEN is told again: a ring too many only makes a
+  sleep short.  What nobody has noticed the sampler finds: a loop that is free, or granted, and for which nobody comes
+  from one look to the next (``check``).
+
 Rejected: the *baton* (the owner names its successor and waits): two directed wake-ups per block, and nobody runs
 while a thread is on its way.  Rejected: a pool shared by loops; nothing is gained but a second lock.
 """
