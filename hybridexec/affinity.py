@@ -123,6 +123,7 @@ class Affinity:
         elif task is not None and not task.done():
             for lock in owned:
                 self.bind(lwp, task, lock, lock._is_owned)
+        lwp.owned, lwp.suspended = [], []  # not before: what fails is done once more
         for task in list(lwp.bound_tasks):
             for reason, holds in list(self._reasons[task]):
                 if task.done() or not holds():

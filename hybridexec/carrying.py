@@ -111,7 +111,7 @@ from typing import TYPE_CHECKING
 
 from .face import Face
 from .identity import os_ident, os_thread
-from .lwp import LWP, WAITING, Bell, LwpState
+from .lwp import LWP, START_PATIENCE, WAITING, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -331,6 +331,10 @@ class Carrying:
         """An exception is about to go up into the LWP's step, which must not run without the loop."""
         if self.holder is not lwp or lwp.state not in _EXECUTING or lwp in self.detached:
             self.regain(lwp)
+        elif lwp.state is LwpState.MARKED:
+            with self.mutex:
+                if lwp.state is LwpState.MARKED:
+                    lwp.state = LwpState.RUNNING  # what has marked it has failed
 
     def regain(self, lwp: LWP) -> None:
         """Make sure that the LWP of the calling thread holds the loop, wherever an exception has found it.
@@ -392,6 +396,9 @@ class Carrying:
             Whether an LWP was found whose thread has ended, or the loop was free with nobody on the way to it.
         """
         found = self.bury_ended()
+        for lwp in list(self._starting):
+            if monotonic() - lwp.since > START_PATIENCE:
+                self.disown(lwp)
         with self.mutex:
             if self.state in (LoopState.STOPPED, LoopState.FORKED):
                 return found
@@ -1173,6 +1180,7 @@ class Carrying:
         if lwp is None:
             self._refused = monotonic() + REFUSED_PAUSE
         else:
+            lwp.since = monotonic()
             self._starting[lwp] = os_ident()
         return lwp
 

@@ -25,7 +25,7 @@ from .following.following import Following, track
 from .handling import Handling
 from .identity import os_ident
 from .log import logger, say
-from .lwp import current
+from .lwp import LWP, current
 from .reactions import Reactions
 from .shield import Shield
 from .stats import Stats
@@ -116,7 +116,7 @@ class HybridLoop(Turns):
         except BaseException as exc:
             self._fail(exc)
         finally:
-            if self._carrying.home is not None:
+            if self._carrying.home is not None or events._get_running_loop() is self:
                 self._end_run(hooks)  # the first try was broken off
             self._stopping = False
         failure, self._failure = self._failure, None
@@ -170,14 +170,18 @@ class HybridLoop(Turns):
         self._thread_id = None
         if home is not None:
             self._try(lambda: carrying.finish(home))
-            if home.interrupt is not None:
-                self._fail(home.interrupt)
-                home.interrupt = None
+            self._try(lambda: self._raise_interrupt(home))
             self._try(lambda: track(home, False))
         self._try(self._reactions.alarms.forget)
         self._try(lambda: events._set_running_loop(None))
         self._try(lambda: sys.set_asyncgen_hooks(*hooks))
         self._try(lambda: detector.sampler.unwatch(carrying))
+
+    def _raise_interrupt(self, home: LWP) -> None:
+        """The home has stopped the loop before it could raise what a signal handler has raised."""
+        interrupt, home.interrupt = home.interrupt, None
+        if interrupt is not None:
+            self._fail(interrupt)
 
     def _try(self, part: Callable[[], object]) -> None:
         """Do a part of the end of a run.  One that raises is tried once more, and the others are done in any case."""

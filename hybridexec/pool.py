@@ -73,8 +73,8 @@ class Pool:
         Raises:
             BaseException: what a signal handler has raised meanwhile.
         """
-        lwp.launched = True
         try:
+            lwp.launched = True
             lwp.start()
         except BaseException as exc:
             # Nobody can tell whether the thread will come.  If it does, it finds that it is not one of us any more.

@@ -303,8 +303,8 @@ class Sampler:
             return True
         reactions = carrying.reactions
         call = lwp.call
-        if marked and (call is None or _stands_in(call, frame)):
-            if call is not None and now - call.began >= reactions.threshold * 0.9:
+        if marked and call is not None and _stands_in(call, frame):
+            if now - call.began >= reactions.threshold * 0.9:
                 reactions.overdue(lwp, call, frame)
             return True
         # Python code that the C code of a marked call has called back is looked at like any other.

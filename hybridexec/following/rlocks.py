@@ -98,7 +98,7 @@ class RLocks:
 
     def __init__(self) -> None:
         self.held: dict[int, tuple[weakref.ref[Any], weakref.ref[Task] | None]] = {}
-        self._carrier = NOBODY  # the thread that they are given to
+        self._owners = {NOBODY}  # the thread that has them; and others, if an exception has broken off a change
 
     def noticed(self, lwp: LWP, lock: Any, task: Task | None) -> None:
         """A step of a task is about to acquire an RLock."""
@@ -123,23 +123,23 @@ class RLocks:
             if lock is None or not lock._is_owned():
                 self._drop(key)
         for lock in owned:
-            self._carrier = lwp.ident
+            self._owners = {lwp.ident}
             self._enter(lock, task)
 
     def follow(self, ident: int) -> None:
         """A thread carries the loop now, or NOBODY does: what is the loop's is given to it."""
-        former = self._carrier
-        if former == ident:
+        if self._owners == {ident}:
             return
+        self._owners.add(ident)
         for key, (reference, _) in self.held.copy().items():
             lock = reference()
             if lock is not None:
                 owner = _owner(lock)
-                if owner.value == former:
+                if owner.value in self._owners:
                     owner.value = ident
-                elif owner.value != ident:
+                else:
                     self._drop(key)
-        self._carrier = ident  # last: if a signal handler has raised before, all this is done once more
+        self._owners = {ident}  # last: if anything has raised before, all is done once more
 
     def take_along(self, lwp: LWP, task: Task | None) -> None:
         """A step of a task goes on without the loop, in a ``blocking()`` region."""
@@ -152,7 +152,7 @@ class RLocks:
 
     def retires(self, ident: int) -> None:
         """A thread is about to end; its identity may be another's after that."""
-        if self._carrier == ident:
+        if ident in self._owners:
             self.follow(NOBODY)
 
     def forked(self) -> None:
@@ -194,9 +194,7 @@ def owned(lwp: LWP, task: Task | None) -> list[Any]:
             # One that ended in its eager step has no coroutine any more, which 3.12.1 does not stand to be asked for.
             if each is not None and not each.done():
                 noticed.extend(_with_statements(each))
-    found = [lock for lock in {id(lock): lock for lock in noticed}.values() if lock._is_owned()]
-    lwp.owned, lwp.suspended = [], []  # last: who has failed before that looks again
-    return found
+    return [lock for lock in {id(lock): lock for lock in noticed}.values() if lock._is_owned()]
 
 
 def _with_statements(task: Task) -> Iterator[Any]:

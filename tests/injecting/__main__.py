@@ -31,6 +31,7 @@ hook.install()
 import hybridexec  # noqa: E402
 import hybridexec.engines.selector  # noqa: E402
 import hybridexec.engines.uv  # noqa: E402
+from hybridexec import forking  # noqa: E402
 
 from .scene import Scene  # noqa: E402
 
@@ -68,6 +69,7 @@ class Trial(NamedTuple):
 def child(trial: Trial, limit: float) -> dict[str, Any]:
     """Run the scene, with the exception; then another loop, and see what is left."""
     faulthandler.dump_traceback_later(limit, exit=True)
+    threading.Thread(target=_describe, args=(limit * 0.9,), name="describer", daemon=True).start()
     if trial.site is None:
         hook.probes.count()
     else:
@@ -89,6 +91,20 @@ def child(trial: Trial, limit: float) -> dict[str, Any]:
     hook.probes.disarm()
     hybridexec.run(_another(), engine=trial.engine)
     return outcome
+
+
+def _describe(after: float) -> None:
+    """Print where the loops stand, shortly before the trial is ended for hanging."""
+    time.sleep(after)
+    for loop in list(forking._loops):
+        record = vars(loop._carrying)
+        print({name: str(value) for name, value in record.items()}, flush=True)
+        for lwp in list(loop._carrying.lwps):
+            print(
+                lwp,
+                {name: str(getattr(lwp, name)) for name in ("handle", "call", "trap", "region", "kept")},
+                flush=True,
+            )
 
 
 async def _another() -> None:

@@ -100,11 +100,11 @@ class Scene:
         await asyncio.sleep(0.001)
         with self._lock:
             pass
-        if self._lock.acquire(timeout=2):
+        if self._lock.acquire(timeout=15):
             self._lock.release()
 
     async def _receives(self, sock: socket.socket) -> None:
-        sock.settimeout(3)
+        sock.settimeout(15)
         sock.recv(1)
         await asyncio.sleep(0)
         sock.recv(1)
@@ -131,7 +131,7 @@ class Scene:
             try:
                 for n in range(3):
                     writer.write(b"%d\n" % n)
-                    assert await asyncio.wait_for(reader.readline(), 3) == b"%d\n" % n
+                    assert await asyncio.wait_for(reader.readline(), 15) == b"%d\n" % n
             finally:
                 writer.close()
         finally:
@@ -182,7 +182,7 @@ class Scene:
         items: queue.Queue[int] = queue.Queue()
         timer = threading.Timer(0.004, items.put, (1,))
         timer.start()
-        assert items.get(timeout=3) == 1
+        assert items.get(timeout=15) == 1
         await asyncio.sleep(0)
         assert self._local.x == 1
         condition = threading.Condition()
