@@ -88,6 +88,7 @@ class HybridLoop(Turns):
         self.taken, self.gives, self.follow = following.taken, following.gives, following.follow
         self.retires, self.started = following.retires, following.started
         self.describe, self.stuck, self.notice = telling.describe, telling.stuck, telling.notice
+        self.places = telling.places
         detector.attach()
         try:
             super().__init__()

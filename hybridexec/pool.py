@@ -7,20 +7,37 @@ closed.  Which of its LWPs carries the loop, and when there has to be another, i
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from . import limits
 from .face import Face
+from .log import LISTED, Trouble, logger, say, told
 from .lwp import LWP, LwpState, started
-from .upcalls import UpcallKind, logger
+from .upcalls import UpcallKind
 
 if TYPE_CHECKING:
     from .carrying import Carrying
 
 CLOSE_PATIENCE = 1.0
 """Seconds that closing a loop waits for blocked LWPs before it says so in the log."""
+
+_UNTIL = "until that is better, the loop waits for LWPs that are blocked to come back"
+
+_refusals = Trouble("the system had no thread for an LWP again (%d times)")
+"""Of the process: what it may have, all its loops share."""
+
+
+def _why() -> str:
+    """Why there is no thread.  Files are read for that; and what is short may be what that needs."""
+    try:
+        return limits.why_no_thread()
+    except Exception as exc:
+        return f"the cause cannot be found out ({told(exc)})"
+
 
 _serials = itertools.count(1)
 
@@ -37,6 +54,7 @@ class Pool:
         self._face = face
         self._carrying = carrying
         self.initialize: Callable[[], object] | None = None  # what each LWP calls first; the executor's
+        self._exhaustion = Trouble("all LWPs of a loop were blocked again (%d times)")
         self._ending: set[threading.Thread] = set()  # of LWPs that have retired; they may still take some time to end
 
     def new(self) -> LWP:
@@ -61,8 +79,11 @@ class Pool:
             if not isinstance(exc, RuntimeError) or "new thread" not in str(exc):
                 raise
             self._ending.discard(lwp.thread)  # it never comes
-            logger.error("cannot start an LWP (%s): the loop waits until a blocked one comes back", exc)
+            if _refusals.is_news(""):
+                alive = len(self._carrying.lwps)
+                say(logging.ERROR, "the system has no thread for another LWP beside %d: %s; %s", alive, _why(), _UNTIL)
             return False
+        _refusals.is_over()
         for thread in list(self._ending):
             if thread.ident is not None and not thread.is_alive():
                 self._ending.discard(thread)
@@ -98,12 +119,12 @@ class Pool:
         with carrying.mutex:
             lwps = list(carrying.detached)
             home = carrying.home
-        logger.warning(
-            "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s",
-            most,
-            self._face.stuck(lwps),
-            self._list(lwps),
-        )
+        stuck = self._face.stuck(lwps)
+        if self._exhaustion.is_news(frozenset(self._face.places(lwps))):
+            # An executor's loop (it has an initializer) that is given more than it has LWPs for does what it is for.
+            level = logging.INFO if self.initialize is not None and not stuck else logging.WARNING
+            said = "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s"
+            say(level, said, most, stuck, self._list(lwps))
         if home is not None:
             self._face.notice(UpcallKind.EXHAUSTED, home)
 
@@ -125,6 +146,8 @@ class Pool:
         for thread in list(self._ending):
             if started(thread):
                 thread.join()
+        self._exhaustion.is_over(for_good=True)
+        _refusals.is_over()
 
     def loosen(self, face: Face, carrying: Carrying) -> None:
         """The loop is closed: refer to it by these from now on."""
@@ -132,4 +155,9 @@ class Pool:
         self._carrying = carrying
 
     def _list(self, lwps: list[LWP]) -> str:
-        return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)
+        if len(lwps) <= LISTED:
+            return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)
+        places = self._face.places(lwps)
+        lines = [f"  {count} in {place}" for place, count in places.most_common(LISTED)]
+        others = len(lwps) - sum(count for _, count in places.most_common(LISTED))
+        return "\n".join([*lines, f"  {others} in other places"] if others else lines)

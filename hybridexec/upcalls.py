@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .identity import on_main_thread
+from .log import logger as logger  # for importers of old
+from .log import say, told
 
 if TYPE_CHECKING:
     import asyncio
-
-logger = logging.getLogger("hybridexec")
 
 
 class UpcallKind(enum.Enum):
@@ -178,4 +178,4 @@ class Emitter:
             for kind, listeners in self._listeners.items():
                 self._listeners[kind] = tuple(i for i in listeners if i is not instrument)
         if known:
-            logger.error("instrument %r raised and is dropped", instrument, exc_info=exc)
+            say(logging.ERROR, "instrument %s raised and is dropped", told(instrument), exc=exc)

@@ -16,6 +16,7 @@ import functools
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -442,6 +443,9 @@ class Loop:
 
     def describe(self, lwp: Any) -> str:
         return lwp.name
+
+    def places(self, lwps: list[Any]) -> Counter[str]:
+        return Counter()
 
     def stuck(self, lwps: list[Any]) -> str:
         return ""
