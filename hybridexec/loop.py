@@ -205,10 +205,7 @@ class HybridLoop(Turns):
         """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
         try:
             if self._carrying.detached:
-                try:
-                    detector.sampler.watch(self._carrying)
-                except RuntimeError as exc:  # the system has no thread to give
-                    logger.error("a loop is closed without the sampler (%s)", exc)
+                detector.sampler.watch(self._carrying)
             self._carrying.close()
         finally:
             detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
+from .detector.sampler import sampler
 from .detector.trap import Trap
 from .following import rlocks
 from .following.alarms import Alarms
@@ -98,7 +99,7 @@ class Reactions:
         lwp.call = call
         suspected = call.site.slow and not call.brief and self.mode == "handoff"
         acts = (sure or suspected) and self._acts(lwp, sys._getframe(3))
-        leaves = acts and lwp.handle is not IN_POLL
+        leaves = acts and lwp.handle is not IN_POLL and not sampler.absent()
         if not sure and not leaves:
             if call.brief and self.mode != "handoff":
                 call.stays = True  # nobody is blamed for it
@@ -140,7 +141,7 @@ class Reactions:
         call.outer = lwp.call
         lwp.call = call
         try:
-            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL:
+            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL or sampler.absent():
                 lwp.region = Region.HERE
                 lwp.alert = True  # there may be an await in it
                 self._blocked(lwp, call)

@@ -19,11 +19,14 @@ import math
 import sys
 import threading
 import weakref
+from logging import ERROR, WARNING
 from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
+from ..limits import why_no_thread
+from ..log import say
 from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
@@ -63,6 +66,10 @@ CALM = 1.0
 LATE = 0.05
 """Seconds by which the sampler must be late before it says that somebody held the GIL.  Ten of the interpreter's switch
 intervals: where several threads compute, each may have had it for one or two."""
+
+
+RETRY = 1.0
+"""Seconds after which the system is asked again for the thread that it has refused."""
 
 
 class _Look:
@@ -105,6 +112,7 @@ class Sampler:
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
         self._stray: threading.Thread | None = None  # one whose start was interrupted
+        self._refused: float | None = None  # when the system had no thread to give; None if it had
         self._tick = 1.0
         self._last_trap = 0.0
         self._waited: float | None = None  # how long the thread had waited for a processor ...
@@ -113,27 +121,51 @@ class Sampler:
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
     def watch(self, carrying: Carrying) -> None:
-        """A loop runs: look at it."""
+        """A loop runs: look at it.  If the system has no thread for that, its loops stay, and the log says why."""
         with self._lock:
             self._loops[carrying] = _Look()
             self._set_tick()
             if self._thread is None:
-                self._sleep = _Sleep()
-                thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as exc:
-                    if "interpreter shutdown" not in str(exc):
-                        raise
-                    return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
-                except (
-                    BaseException
-                ):  # a signal handler has raised; the thread may run all the same, and ends by itself
-                    self._stray = thread
-                    self._sleep.bell.ring()
-                    raise
-                self._thread = thread
+                self._start()
             self._sleep.bell.ring()
+
+    def _start(self) -> None:
+        """Start the thread.  The lock is held."""
+        self._sleep = _Sleep()
+        thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
+        try:
+            thread.start()
+        except BaseException as exc:
+            if isinstance(exc, RuntimeError) and "interpreter shutdown" in str(exc):
+                return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
+            if isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and "new thread" in str(exc)):
+                if self._refused is None:
+                    say(
+                        ERROR,
+                        "loops cannot move, and block as asyncio's do: no thread for the sampler (%s); %s",
+                        type(exc).__name__,
+                        why_no_thread(),
+                    )
+                self._refused = monotonic()
+                return
+            # A signal handler has raised; the thread may run all the same, and ends by itself.
+            self._stray = thread
+            self._sleep.bell.ring()
+            raise
+        if self._refused is not None:
+            self._refused = None
+            say(WARNING, "the system has a thread for the sampler now: loops move")
+        self._thread = thread
+
+    def absent(self) -> bool:
+        """Whether no loop can move, as there is no thread to look at them.  It is asked for again now and then."""
+        if self._refused is None:
+            return False
+        with self._lock:
+            due = self._refused is not None and monotonic() - self._refused >= RETRY
+            if due and self._loops:
+                self._start()
+            return self._refused is not None
 
     def unwatch(self, carrying: Carrying) -> None:
         """A loop does not run any longer.  The thread ends with the last one."""
