@@ -77,6 +77,7 @@ class HybridLoop(Turns):
         handling = Handling(self._carrying, detector.sampler.look)
         callers = self._carrying.runner_codes | set(self.callers)
         self.shield = Shield(callers, lambda exc: weak._put_off(exc), self._reactions.handle, handling)
+        self._emitter.shielded = lambda: weak.shield.is_up()
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
@@ -230,6 +231,8 @@ class HybridLoop(Turns):
                 lwps_blocked=len(carrying.detached),
                 longest_block=self._reactions.telling.longest,
                 frozen_time=self._reactions.telling.total,
+                instrument_failures=self._emitter.failures(),
+                instruments_dropped=self._emitter.dropped(),
             )
 
     def adopt(self, config: Config) -> None:

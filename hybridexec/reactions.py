@@ -148,7 +148,8 @@ class Reactions:
                 return False
             lwp.region = Region.AWAY
             self.affinity.rlocks.take_along(lwp, task_of(lwp))
-            self._leave(lwp, call)
+            self._part(lwp, call)
+            self._blocked(lwp, call)  # without the loop: an instrument that blocks does not hold it up
             self.interrupt(lwp)
         except BaseException:
             lwp.region = None
@@ -163,12 +164,14 @@ class Reactions:
         region, lwp.region = lwp.region, Region.OWN
         ended = monotonic()  # what follows is waiting for its turn
         try:
+            told = call is not None and call.reported
+            if call is not None and told:  # before it holds the loop: as in enter()
+                self.telling.over(lwp, call, ended - call.began)
             self._carrying.rejoin(lwp)
             if call is not None:
-                duration = ended - call.began
-                call.site.slow = duration >= self.threshold
-                if call.reported:
-                    self.telling.over(lwp, call, duration)
+                call.site.slow = ended - call.began >= self.threshold
+                if call.reported and not told:  # the sampler was faster
+                    self.telling.over(lwp, call, ended - call.began)
         except BaseException:
             if lwp is self._carrying.home:
                 self._carrying.regain(lwp)
@@ -394,6 +397,9 @@ class Reactions:
 
     def _leave(self, lwp: LWP, call: Call) -> None:
         self._blocked(lwp, call)
+        self._part(lwp, call)
+
+    def _part(self, lwp: LWP, call: Call) -> None:
         if call.foreign:
             self._trap_callbacks(lwp, call)
         if self._carrying.leave(lwp, LwpState.BLOCKED):
