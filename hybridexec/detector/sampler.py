@@ -21,7 +21,7 @@ import threading
 import weakref
 from logging import ERROR, WARNING
 from time import monotonic
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
@@ -85,7 +85,7 @@ class _Look:
         self.marks = 0
         self.cpu = 0.0  # the processor time of the LWP's thread ...
         self.time = 0.0  # ... by then
-        self.late: tuple[CodeType, int] | None = None  # where the step stood when this thread was late the last time
+        self.late = 0, -1  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
         self.backoff = 0  # ticks to let pass after false alarms
 
@@ -292,9 +292,9 @@ class Sampler:
         if late > LATE:
             # It has computed all the time, or stands in a call, or in the same one as when this thread was late the
             # last time; and this thread could not run.  Else the machine may have had something better to do.
-            place = (frame.f_code, frame.f_lasti)
+            place = id(frame.f_code), frame.f_lasti
             busy = paused < late / 2 or same or place == look.late
-            if busy and traps.may_call(*place) and self._wanted_gil(late):
+            if busy and traps.may_call(frame.f_code, frame.f_lasti) and self._wanted_gil(late):
                 reactions.held_gil(lwp, _call(frame, Detection.HELD_GIL, now - late), late)
             look.late = place
         if reactions.preempt is not None and lwp.trap is None and self._preempt(carrying, lwp, step, frame, now):
@@ -413,8 +413,8 @@ def _in_call(trap: Trap | None) -> bool:
 def _stands_in(call: Call, frame: FrameType) -> bool:
     """Whether a thread stands in a call that was seen when it began, or in this package's own code on the way there:
     else Python code runs that C code has called, and its calls go through this package's code as well."""
-    site, at = call.site, frame
-    while not (at.f_code is site.code and at.f_lasti == site.offset):
+    code, offset, at = call.code, call.site.offset, frame
+    while not (at.f_code is code and at.f_lasti == offset):
         if at.f_back is None or not own(at.f_code):
             return False
         at = at.f_back
