@@ -82,12 +82,12 @@ def descriptors() -> Limit:
 
 def why_no_thread() -> str:
     """Why the system may have refused a thread, and what to do about it, for the log."""
-    limits = [processes(), cgroup_pids(), address_space()]
-    known = "; ".join(map(str, limits))
-    stack = 16 << 20  # of memory a thread needs some, too
+    limits = [limit for limit in (processes(), cgroup_pids(), address_space()) if limit.most is not None]
+    known = "; ".join(map(str, limits)) or "no limit of threads or memory is known"
+    stack = 16 << 20  # a thread needs memory, too
     spent = [limit for limit in limits if limit.left <= (stack if limit.name == "RLIMIT_AS" else 0)]
     if not spent:
-        return f"the system is short of memory or threads ({known})"
+        return f"the system is short of threads or memory ({known})"
     return f"the likely cause is {', '.join(limit.name for limit in spent)} ({known}): {spent[0].advice}"
 
 
@@ -128,21 +128,22 @@ def _threads_of_user() -> int | None:
 
 def _status(process: str) -> dict[str, str]:
     """What ``/proc`` tells of a process; nothing if it has ended."""
-    try:
-        with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
-            lines = [line.partition(":") for line in file]
-    except OSError:
-        return {}
+    lines = (line.partition(":") for line in _lines(f"/proc/{process}/status"))
     return {name: text.strip() for name, _, text in lines}
+
+
+def _lines(path: str) -> list[str]:
+    """The lines of a file; none if it cannot be read."""
+    try:
+        with open(path, "rb") as file:  # UTF-8 is there without an import, which may fail by now
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _pids_folders() -> Iterator[str]:
     """Where the pids controller of this process's groups is seen, from its own group to the outermost."""
-    try:
-        with open(_MINE, encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-    except OSError:
-        return
+    lines = [line.split(":", 2) for line in _lines(_MINE)]
     for _, controllers, path in (line for line in lines if len(line) == 3):
         if controllers and "pids" not in controllers.split(","):
             continue
@@ -155,7 +156,6 @@ def _pids_folders() -> Iterator[str]:
 def _number(path: str) -> int | None:
     """The first word of a file; None if it is no number ("max"), or cannot be read."""
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read().split(maxsplit=1)[0])
-    except (OSError, ValueError, IndexError):
+        return int(_lines(path)[0].split(maxsplit=1)[0])
+    except (ValueError, IndexError):
         return None

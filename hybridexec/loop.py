@@ -77,6 +77,7 @@ class HybridLoop(Turns):
         handling = Handling(self._carrying, detector.sampler.look)
         callers = self._carrying.runner_codes | set(self.callers)
         self.shield = Shield(callers, lambda exc: weak._put_off(exc), self._reactions.handle, handling)
+        self._emitter.shielded = lambda: weak.shield.is_up()
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
@@ -206,10 +207,7 @@ class HybridLoop(Turns):
         """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
         try:
             if self._carrying.detached:
-                try:
-                    detector.sampler.watch(self._carrying)
-                except RuntimeError as exc:  # the system has no thread to give
-                    logger.error("a loop is closed without the sampler (%s)", exc)
+                detector.sampler.watch(self._carrying)
             self._carrying.close()
         finally:
             detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
@@ -234,6 +232,8 @@ class HybridLoop(Turns):
                 lwps_blocked=len(carrying.detached),
                 longest_block=self._reactions.telling.longest,
                 frozen_time=self._reactions.telling.total,
+                instrument_failures=self._emitter.failures(),
+                instruments_dropped=self._emitter.dropped(),
             )
 
     def adopt(self, config: Config) -> None:

@@ -85,7 +85,7 @@ def test_a_limit_of_processes_holds_for_who_is_not_privileged() -> None:
     privileged, used, most, why = run_limited(source, "--nproc=1:1").strip().split("|")
     assert privileged == "None"
     assert (used, most) == ("1", "1")
-    assert "likely cause is RLIMIT_NPROC (RLIMIT_NPROC: 1 of 1;" in why
+    assert "likely cause is RLIMIT_NPROC (RLIMIT_NPROC: 1 of 1" in why
     assert "ulimit -u" in why
 
 

@@ -19,11 +19,14 @@ import math
 import sys
 import threading
 import weakref
+from logging import ERROR, WARNING
 from time import monotonic
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
+from ..limits import why_no_thread
+from ..log import say
 from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
 from ..upcalls import Detection, logger
@@ -65,6 +68,10 @@ LATE = 0.05
 intervals: where several threads compute, each may have had it for one or two."""
 
 
+RETRY = 1.0
+"""Seconds after which the system is asked again for the thread that it has refused."""
+
+
 class _Look:
     """What the sampler saw of one loop the last time.  It keeps nothing of a step alive."""
 
@@ -78,7 +85,7 @@ class _Look:
         self.marks = 0
         self.cpu = 0.0  # the processor time of the LWP's thread ...
         self.time = 0.0  # ... by then
-        self.late: tuple[CodeType, int] | None = None  # where the step stood when this thread was late the last time
+        self.late = 0, -1  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
         self.backoff = 0  # ticks to let pass after false alarms
 
@@ -105,6 +112,7 @@ class Sampler:
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
         self._stray: threading.Thread | None = None  # one whose start was interrupted
+        self._refused: float | None = None  # when the system had no thread to give; None if it had
         self._tick = 1.0
         self._last_trap = 0.0
         self._waited: float | None = None  # how long the thread had waited for a processor ...
@@ -113,27 +121,51 @@ class Sampler:
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
     def watch(self, carrying: Carrying) -> None:
-        """A loop runs: look at it."""
+        """A loop runs: look at it.  If the system has no thread for that, its loops stay, and the log says why."""
         with self._lock:
             self._loops[carrying] = _Look()
             self._set_tick()
             if self._thread is None:
-                self._sleep = _Sleep()
-                thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError as exc:
-                    if "interpreter shutdown" not in str(exc):
-                        raise
-                    return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
-                except (
-                    BaseException
-                ):  # a signal handler has raised; the thread may run all the same, and ends by itself
-                    self._stray = thread
-                    self._sleep.bell.ring()
-                    raise
-                self._thread = thread
+                self._start()
             self._sleep.bell.ring()
+
+    def _start(self) -> None:
+        """Start the thread.  The lock is held."""
+        self._sleep = _Sleep()
+        thread = threading.Thread(target=self._run, args=(self._sleep,), name="hybridexec-sampler", daemon=True)
+        try:
+            thread.start()
+        except BaseException as exc:
+            if isinstance(exc, RuntimeError) and "interpreter shutdown" in str(exc):
+                return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
+            if isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and "new thread" in str(exc)):
+                if self._refused is None:
+                    say(
+                        ERROR,
+                        "loops cannot move, and block as asyncio's do: no thread for the sampler (%s); %s",
+                        type(exc).__name__,
+                        why_no_thread(),
+                    )
+                self._refused = monotonic()
+                return
+            # A signal handler has raised; the thread may run all the same, and ends by itself.
+            self._stray = thread
+            self._sleep.bell.ring()
+            raise
+        if self._refused is not None:
+            self._refused = None
+            say(WARNING, "the system has a thread for the sampler now: loops move")
+        self._thread = thread
+
+    def absent(self) -> bool:
+        """Whether no loop can move, as there is no thread to look at them.  It is asked for again now and then."""
+        if self._refused is None:
+            return False
+        with self._lock:
+            due = self._refused is not None and monotonic() - self._refused >= RETRY
+            if due and self._loops:
+                self._start()
+            return self._refused is not None
 
     def unwatch(self, carrying: Carrying) -> None:
         """A loop does not run any longer.  The thread ends with the last one."""
@@ -260,9 +292,9 @@ class Sampler:
         if late > LATE:
             # It has computed all the time, or stands in a call, or in the same one as when this thread was late the
             # last time; and this thread could not run.  Else the machine may have had something better to do.
-            place = (frame.f_code, frame.f_lasti)
+            place = id(frame.f_code), frame.f_lasti
             busy = paused < late / 2 or same or place == look.late
-            if busy and traps.may_call(*place) and self._wanted_gil(late):
+            if busy and traps.may_call(frame.f_code, frame.f_lasti) and self._wanted_gil(late):
                 reactions.held_gil(lwp, _call(frame, Detection.HELD_GIL, now - late), late)
             look.late = place
         if reactions.preempt is not None and lwp.trap is None and self._preempt(carrying, lwp, step, frame, now):
@@ -381,8 +413,8 @@ def _in_call(trap: Trap | None) -> bool:
 def _stands_in(call: Call, frame: FrameType) -> bool:
     """Whether a thread stands in a call that was seen when it began, or in this package's own code on the way there:
     else Python code runs that C code has called, and its calls go through this package's code as well."""
-    site, at = call.site, frame
-    while not (at.f_code is site.code and at.f_lasti == site.offset):
+    code, offset, at = call.code, call.site.offset, frame
+    while not (at.f_code is code and at.f_lasti == offset):
         if at.f_back is None or not own(at.f_code):
             return False
         at = at.f_back
