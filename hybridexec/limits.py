@@ -71,6 +71,11 @@ def address_space() -> Limit:
     return Limit("RLIMIT_AS", used, _soft("RLIMIT_AS"), "raise it with `ulimit -v`, or lower `ulimit -s`")
 
 
+def stack() -> int:
+    """RLIMIT_STACK: bytes that the stack of a new thread takes of the address space, if nobody has said otherwise."""
+    return _soft("RLIMIT_STACK") or 8 << 20
+
+
 def descriptors() -> Limit:
     """RLIMIT_NOFILE: file descriptors of this process."""
     try:

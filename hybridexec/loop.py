@@ -94,6 +94,7 @@ class HybridLoop(Turns):
         try:
             super().__init__()
         except BaseException:
+            self._closed = True  # asyncio's finalizer has nothing to close
             detector.detach()
             raise
         forking.watch(self)

@@ -19,13 +19,15 @@ def main() -> None:
             with.
         BaseException: what the program raises; its traceback is shown without the frames of the command line.
     """
-    try:
-        from . import app
-    except ModuleNotFoundError as exc:
-        raise lacking(exc) from None
     todo: list[Callable[[], None]] = []
     try:
+        from . import app
+
         app.parse(todo)
+    except ModuleNotFoundError as exc:
+        raise lacking(exc) from None
+    except (ImportError, MemoryError, OSError) as exc:  # the system has too little to give
+        raise SystemExit(f"hybridexec: the command line cannot start: {type(exc).__name__}: {exc}") from None
     except SystemExit:
         if not todo:  # a help text, or bad arguments
             raise
