@@ -74,12 +74,14 @@ def test_fewer_threads_than_a_loop_may_have() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("most", [4, 5, 6, 8])
+@pytest.mark.parametrize("most", [4, 10])
 def test_too_few_descriptors(most: int) -> None:
     findings, done = limited("RLIMIT_NOFILE", most)
     assert done.returncode == 1
     assert findings["RLIMIT_NOFILE"][0] == "low"
-    assert any(state == "broken" and "Too many open files" in says for state, says in findings.values())
+    state, says = findings["descriptors"]
+    assert state == "broken"
+    assert "there are too few for a loop (RLIMIT_NOFILE: " in says
 
 
 @LINUX
@@ -91,7 +93,7 @@ def test_little_address_space() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("most", [60, 80, 100, 120])
+@pytest.mark.parametrize("most", [60, 100])
 def test_too_little_memory_for_anything(most: int, tmp_path: Path) -> None:
     """Where it ends depends on what the interpreter needs; how it ends does not."""
     bounded = ("prlimit", f"--as={most << 20}", *HYBRIDEXEC, "doctor")
@@ -106,11 +108,10 @@ def test_too_little_memory_for_anything(most: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("end", "says"), [(">&-", "it is closed"), (">/dev/full", "No space left on device"), (">&- 2>&-", "")]
 )
-@pytest.mark.parametrize("option", ["", "--json"])
-def test_stdout_is_closed_or_full(end: str, says: str, option: str, tmp_path: Path) -> None:
+def test_stdout_is_closed_or_full(end: str, says: str, tmp_path: Path) -> None:
     if "full" in end and not os.path.exists("/dev/full"):
         pytest.skip("there is no such device")
-    done = execute("sh", "-c", f"exec {sys.executable} -m hybridexec doctor {option} {end}", cwd=tmp_path)
+    done = execute("sh", "-c", f"exec {sys.executable} -m hybridexec doctor {end}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (f"hybridexec: cannot write to stdout: {says}\n" if says else "")
 

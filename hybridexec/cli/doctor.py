@@ -45,6 +45,9 @@ PATIENCE = 20.0
 _DESCRIPTORS = 32
 """Fewer than this are few."""
 
+_OF_A_TRIAL = 12
+"""A trial takes no more than this."""
+
 _CONVENTION = {0: "debuggers", 1: "coverage", 2: "profilers", 5: "optimizers"}
 """What PEP 669 keeps tool ids for."""
 
@@ -169,6 +172,9 @@ def _engines() -> Iterator[Finding]:
     if (refusal := _no_thread()) is not None:
         yield refusal  # nobody would end a trial that does not move
         return
+    if (few := limits.descriptors()).left < _OF_A_TRIAL:
+        yield Finding("descriptors", State.BROKEN, f"there are too few for a loop ({few}): {few.advice}")
+        return  # libuv aborts the process for want of some
     for engine in engines:
         yield _tried(f"{engine}: a declared call", engine, _Lock)
         if sys.platform != "win32":
