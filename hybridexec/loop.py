@@ -24,6 +24,7 @@ from .config import Config, resolve
 from .following.following import Following, track
 from .handling import Handling
 from .identity import os_ident
+from .leaving import Leaving
 from .lwp import current
 from .reactions import Reactions
 from .shield import Shield
@@ -33,6 +34,9 @@ from .upcalls import Emitter, logger
 
 if TYPE_CHECKING:
     from .errors import BlockingCallError
+
+_abandoned: list[HybridLoop] = []
+"""Loops that were closed without steps that are blocked."""
 
 
 class HybridLoop(Turns):
@@ -81,6 +85,7 @@ class HybridLoop(Turns):
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
+        self._leaving = Leaving(weak, self._carrying, lambda exc: weak._fail(exc))
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         self._announced = False
@@ -109,6 +114,7 @@ class HybridLoop(Turns):
             self._announce()
         try:
             waker = self._csock.fileno()
+            self._leaving.run_begins()
             with home.main_thread(self._mailbox, self._nudges, waker, self.shield, self._signal_handlers):
                 self._run_here()
         except BaseException as exc:
@@ -116,6 +122,7 @@ class HybridLoop(Turns):
         finally:
             self._stopping = False
         failure, self._failure = self._failure, None
+        self._leaving.run_ended(failure)
         if failure is not None:
             try:
                 raise failure
@@ -190,7 +197,10 @@ class HybridLoop(Turns):
         self._thread_id = None  # steps that were blocked have finished meanwhile
         self._stopping = False
         super().close()
-        detector.detach()
+        if self._leaving.left:
+            _abandoned.append(self)  # their threads refer to it, and the detector holds them when their calls return
+        else:
+            detector.detach()
         self._following.values = None
         self._let_go()
         failure, self._failure = self._failure, None
@@ -277,6 +287,8 @@ class HybridLoop(Turns):
     def _process_self_data(self, data: bytes) -> None:
         super()._process_self_data(data)
         self._nudges.came(data)
+        if signal.SIGINT in data:
+            self._leaving.asked()
 
     def set_debug(self, enabled: bool) -> None:
         """Set debug mode."""

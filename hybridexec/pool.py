@@ -54,6 +54,8 @@ class Pool:
         self._face = face
         self._carrying = carrying
         self.initialize: Callable[[], object] | None = None  # what each LWP calls first; the executor's
+        self.patience = CLOSE_PATIENCE
+        self.leave: Callable[[], bool] | None = None  # goes without blocked LWPs, once they are not waited for any more
         self._exhaustion = Trouble("all LWPs of a loop were blocked again (%d times)")
         self._ending: set[threading.Thread] = set()  # of LWPs that have retired; they may still take some time to end
 
@@ -131,17 +133,20 @@ class Pool:
     def ended(self) -> Iterator[None]:
         """Wait until the last LWP has ended.  Yields whenever something has changed."""
         carrying = self._carrying
-        patience: float = CLOSE_PATIENCE
+        patience = self.patience
         while True:
             with carrying.mutex:
                 waiting = list(carrying.lwps)
             if not waiting:
                 break
             if not carrying.changed.wait(patience):
-                patience = -1
-                logger.warning(
-                    "the loop is closed and waits for %d blocked LWPs:\n%s", len(waiting), self._list(waiting)
-                )
+                patience = CLOSE_PATIENCE if self.leave is not None else -1
+                if self.leave is not None and self.leave():
+                    said = "Ctrl-C: the loop is closed without %d blocked steps:\n%s"
+                    say(logging.WARNING, said, len(waiting), self._list(waiting))
+                    break
+                said = "the loop is closed and waits for %d blocked LWPs:\n%s"
+                say(logging.WARNING, said, len(waiting), self._list(waiting))
             yield
         for thread in list(self._ending):
             if started(thread):
