@@ -13,7 +13,7 @@ if not hasattr(sys, "monitoring"):
 
 
 from .config import Config
-from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError
+from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError, WrongEnvironmentError
 from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
 from .loop import HybridLoop
 from .lwp import LWP, LwpState
@@ -43,6 +43,7 @@ __all__ = [
     "UserThread",
     "UserThreadInfo",
     "UserThreadState",
+    "WrongEnvironmentError",
     "__version__",
     "blocking",
     "bound",

@@ -17,15 +17,16 @@ the loop once more, and the log says so.
 from __future__ import annotations
 
 import asyncio
+import logging
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .detector.catalogue import Binds
 from .following import rlocks
+from .log import say
 from .lwp import LWP
 from .tasks import task_of
-from .upcalls import logger
 
 if TYPE_CHECKING:
     from .carrying import Carrying
@@ -90,7 +91,7 @@ class Affinity:
         if owner not in self._carrying.lwps and task not in self._told:
             self._told.add(task)
             # In a step: who is blocked may have a lock of logging's.
-            self._carrying.reactions.loop.call_soon(logger.warning, _ABSENT, task.get_name(), owner.name)
+            self._carrying.reactions.loop.call_soon(say, logging.WARNING, _ABSENT, task.get_name(), owner.name)
         self._carrying.keep(owner, handle)
         return False
 

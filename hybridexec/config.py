@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from .errors import WrongEnvironmentError
+from .log import told
 from .upcalls import METHODS, Instrument
 
 PREFIX = "HYBRIDEXEC_"
@@ -27,8 +30,9 @@ class Config:
     given in code wins.  Instances are immutable and may be shared by loops and threads.
 
     Raises:
-        TypeError: a field has a value of a wrong type; the message names field, value and what is allowed.
-        ValueError: a field has a value out of range; the message names field, value and what is allowed.
+        TypeError: a field has a value of a wrong type; the message names the field, the type and what is allowed.
+        ValueError: a field has a value out of range; the message names the same.  (The value is told only if it is
+            a number: it may be a password that was given in the wrong place.)
     """
 
     mode: Literal["handoff", "observe", "raise"] = "handoff"
@@ -55,7 +59,9 @@ class Config:
     another than the main thread, where uvloop is installed, and "selector" otherwise."""
 
     instruments: tuple[Instrument, ...] = ()
-    """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class``."""
+    """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class`` or ``module:object``; a
+    class is called once in the process, and all loops share what it makes.  Whoever can set that variable has a module
+    of his choice imported by the program, as with ``PYTHONBREAKPOINT``."""
 
     hold_in_debugger: bool = True
     """Whether the loop stays where it is while a debugger (pdb, pydevd) waits at its prompt.  Under one that watches
@@ -71,7 +77,7 @@ class Config:
         _whole("max_lwps", self.max_lwps, 2, 32768)
         _whole("spare_lwps", self.spare_lwps, 0, self.max_lwps - 1)
         if not isinstance(self.hold_in_debugger, bool):
-            raise TypeError(f"hold_in_debugger={self.hold_in_debugger!r}: allowed are True and False")
+            raise TypeError(f"hold_in_debugger={shown(self.hold_in_debugger)}: allowed are True and False")
         object.__setattr__(self, "instruments", _instruments(self.instruments))
 
     @classmethod
@@ -87,8 +93,8 @@ class Config:
 
         Raises:
             TypeError: an option is not a field, or has a wrong type.
-            ValueError: a variable or an option has a value that is not allowed, or a variable of the prefix
-                names no field.
+            ValueError: an option has a value that is not allowed.
+            WrongEnvironmentError: a variable has, or a variable of the prefix names no field.  It is a ``ValueError``.
         """
         environ = os.environ if environ is None else environ
         check_names(options)
@@ -98,20 +104,22 @@ class Config:
             if not variable.startswith(PREFIX):
                 continue
             if variable not in fields:
-                raise ValueError(f"{variable}={text!r}: there is no such field; allowed are {', '.join(fields)}")
+                raise WrongEnvironmentError(
+                    f"{variable}={shown(text)}: there is no such field; allowed are {', '.join(fields)}"
+                )
             name = fields[variable]
             if name not in options:
                 try:
                     values[name] = _PARSERS[name](text)
                 except ValueError as exc:
-                    raise ValueError(f"{variable}={text!r}: {exc}") from exc
+                    raise WrongEnvironmentError(f"{variable}={shown(text)}: {exc}") from exc
         try:
             return cls(**values, **options)
         except ValueError as exc:
             given = [variable for variable, name in fields.items() if name in values]
             if not given or _refusal(cls, options) == str(exc):
                 raise
-            raise ValueError(f"{exc} (from the environment: {', '.join(given)})") from exc
+            raise WrongEnvironmentError(f"{exc} (from the environment: {', '.join(given)})") from exc
 
 
 def check(**options: Any) -> None:
@@ -130,7 +138,7 @@ def resolve(config: Config | None, options: Mapping[str, Any]) -> Config:
     if config is None:
         return Config.from_env(**options)
     if not isinstance(config, Config):
-        raise TypeError(f"config={config!r}: allowed are a hybridexec.Config and None")
+        raise TypeError(f"config={shown(config)}: allowed are a hybridexec.Config and None")
     check_names(options)
     return dataclasses.replace(config, **options)
 
@@ -149,41 +157,47 @@ def check_names(options: Mapping[str, Any], *others: str) -> None:
     names = [*others, *(field.name for field in dataclasses.fields(Config))]
     for name, value in options.items():
         if name not in names:
-            raise TypeError(f"{name}={value!r}: there is no such option; allowed are {', '.join(names)}")
+            raise TypeError(f"{name}={shown(value)}: there is no such option; allowed are {', '.join(names)}")
+
+
+def shown(value: object) -> str:
+    """What a message says of a value that a knob was given: a number as it is, all else as the log would."""
+    number = type(value) in (float, bool) or (type(value) is int and abs(value) < 10**15)
+    return repr(value) if number else told(value)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     text = ", ".join(repr(a) for a in allowed)
     if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r}: allowed are {text}")
+        raise TypeError(f"{name}={shown(value)}: allowed are {text}")
     if value not in allowed:
-        raise ValueError(f"{name}={value!r}: allowed are {text}")
+        raise ValueError(f"{name}={shown(value)}: allowed are {text}")
 
 
 def _seconds(name: str, value: object, low: float, high: float, *, none: bool = False) -> None:
     allowed = f"allowed are {'None and ' if none else ''}seconds from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}={value!r}: {allowed}")
+        raise TypeError(f"{name}={shown(value)}: {allowed}")
     if not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: {allowed}")
+        raise ValueError(f"{name}={shown(value)}: {allowed}")
 
 
 def _whole(name: str, value: object, low: int, high: int, *, none: bool = False) -> None:
     allowed = f"allowed are {'None and ' if none else ''}whole numbers from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}={value!r}: {allowed}")
+        raise TypeError(f"{name}={shown(value)}: {allowed}")
     if not low <= value <= high:
-        raise ValueError(f"{name}={value!r}: {allowed}")
+        raise ValueError(f"{name}={shown(value)}: {allowed}")
 
 
 def _instruments(value: object) -> tuple[Any, ...]:
     allowed = "allowed is a sequence of hybridexec.Instrument (or objects with any of its methods)"
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise TypeError(f"instruments={value!r}: {allowed}")
+        raise TypeError(f"instruments={shown(value)}: {allowed}")
     for instrument in value:
         named = any(callable(getattr(instrument, method, None)) for method in METHODS.values())
         if isinstance(instrument, type) or not named:
-            raise TypeError(f"instruments: {instrument!r}: {allowed}")
+            raise TypeError(f"instruments: {shown(instrument)}: {allowed}")
     return tuple(value)
 
 
@@ -213,16 +227,42 @@ def _parse_slice(text: str) -> float | None:
     return None if text.lower() in ("", "none") else _parse_number(text)
 
 
+_made: dict[str, Any] = {}
+"""What the instruments of the environment are, by their names: one in the process, whatever the number of loops."""
+
+_making = threading.RLock()
+
+
 def _parse_instruments(text: str) -> tuple[Any, ...]:
+    return tuple(_instrument(name) for part in text.split(",") if (name := part.strip()))
+
+
+def _instrument(name: str) -> Any:
     import pkgutil
 
-    found: list[Any] = []
-    for name in filter(None, (part.strip() for part in text.split(","))):
-        try:
-            found += _instruments([pkgutil.resolve_name(name)()])
-        except Exception as exc:  # whatever a module, or a class that is none of ours, raises
-            raise ValueError(f"cannot load {name!r} ({exc}); allowed is a list of module:class") from exc
-    return tuple(found)
+    try:
+        found = pkgutil.resolve_name(name)
+        with _making:
+            if name not in _made:
+                is_one = not isinstance(found, type) and any(hasattr(found, method) for method in METHODS.values())
+                _made[name] = _instruments([found if is_one else found()])[0]
+            return _made[name]
+    except Exception as exc:  # whatever a module, or a class that is none of ours, raises
+        asked = repr(name) if "." in name or ":" in name else shown(name)
+        missing = getattr(exc, "name", None) if isinstance(exc, ImportError | AttributeError) else None
+        why = f"{type(exc).__name__}: {missing}" if isinstance(missing, str) else type(exc).__name__
+        raise ValueError(f"cannot load {asked} ({why}); allowed is a list of module:class or module:object") from exc
+
+
+def _in_child() -> None:
+    """A forked process has instruments of its own; and whoever held the lock is not there."""
+    global _making
+    _making = threading.RLock()
+    _made.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 _PARSERS: dict[str, Any] = {

@@ -16,3 +16,11 @@ class ExecutorFullError(RuntimeError):
 
 class DetectorUnavailableError(RuntimeError):
     """The detector cannot work in this process: no ``sys.monitoring``, or none of its tool ids is free."""
+
+
+class WrongEnvironmentError(SystemExit, ValueError):
+    """A variable ``HYBRIDEXEC_*`` has a value that is not allowed, or names no field of :class:`Config`.
+
+    No line of the program is wrong, so a traceback would help nobody: if nothing handles it, the process ends with the
+    message alone, on stderr.
+    """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Protocol
 
 from .lwp import LWP
@@ -89,6 +90,9 @@ class Face(Protocol):
 
     def describe(self, lwp: LWP) -> str:
         """What the LWP is blocked in, for the log."""
+
+    def places(self, lwps: list[LWP]) -> Counter[str]:
+        """What LWPs are blocked in, and how many of them in each, for the log."""
 
     def stuck(self, lwps: list[LWP]) -> str:
         """Why nothing may go on, if that is known; for the log."""

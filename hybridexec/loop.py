@@ -24,6 +24,7 @@ from .config import Config, resolve
 from .following.following import Following, track
 from .handling import Handling
 from .identity import os_ident
+from .leaving import Leaving
 from .log import logger, say
 from .lwp import LWP, current
 from .reactions import Reactions
@@ -34,6 +35,9 @@ from .upcalls import Emitter
 
 if TYPE_CHECKING:
     from .errors import BlockingCallError
+
+_abandoned: list[HybridLoop] = []
+"""Loops that were closed without steps that are blocked."""
 
 
 class HybridLoop(Turns):
@@ -78,9 +82,11 @@ class HybridLoop(Turns):
         handling = Handling(self._carrying, detector.sampler.look)
         callers = self._carrying.runner_codes | set(self.callers)
         self.shield = Shield(callers, lambda exc: weak._put_off(exc), self._reactions.handle, handling)
+        self._emitter.shielded = lambda: weak.shield.is_up()
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
+        self._leaving = Leaving(weak, self._carrying, lambda exc: weak._fail(exc))
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         self._announced = False
@@ -89,10 +95,12 @@ class HybridLoop(Turns):
         self.taken, self.gives, self.follow = following.taken, following.gives, following.follow
         self.retires, self.started = following.retires, following.started
         self.describe, self.stuck, self.notice = telling.describe, telling.stuck, telling.notice
+        self.places = telling.places
         detector.attach()
         try:
             super().__init__()
         except BaseException:
+            self._closed = True  # asyncio's finalizer has nothing to close
             detector.detach()
             raise
         forking.watch(self)
@@ -108,6 +116,7 @@ class HybridLoop(Turns):
         hooks = sys.get_asyncgen_hooks()
         try:
             waker = self._csock.fileno()
+            self._leaving.run_begins()
             with home.main_thread(self._mailbox, self._nudges, waker, self.shield, self._signal_handlers):
                 try:
                     self._run_here()
@@ -120,6 +129,7 @@ class HybridLoop(Turns):
                 self._end_run(hooks)  # the first try was broken off
             self._stopping = False
         failure, self._failure = self._failure, None
+        self._leaving.run_ended(failure)
         if failure is not None:
             try:
                 raise failure
@@ -152,7 +162,7 @@ class HybridLoop(Turns):
         carrying = self._carrying
         try:
             lwp = carrying.begin()
-            self._be_sampled()
+            detector.sampler.watch(carrying)
             self._following.settle(lwp)
             self.started(lwp)
             carrying.carry(lwp)
@@ -192,13 +202,6 @@ class HybridLoop(Turns):
             except BaseException as exc:
                 self._fail(exc)
 
-    def _be_sampled(self) -> None:
-        """Have the sampler look at the loop."""
-        try:
-            detector.sampler.watch(self._carrying)
-        except (RuntimeError, MemoryError) as exc:  # the system has no thread to give, so there are no spares either
-            say(logging.ERROR, "the loop runs without the sampler (%s): an undeclared block does not move it", exc)
-
     def close(self) -> None:
         """Close the loop; waits for steps that are still blocked, and says so in the log after a second.
 
@@ -223,7 +226,10 @@ class HybridLoop(Turns):
         self._thread_id = None  # steps that were blocked have finished meanwhile
         self._stopping = False
         super().close()
-        detector.detach()
+        if self._leaving.left:
+            _abandoned.append(self)  # their threads refer to it, and the detector holds them when their calls return
+        else:
+            detector.detach()
         self._following.values = None
         self._let_go()
         failure, self._failure = self._failure, None
@@ -241,7 +247,7 @@ class HybridLoop(Turns):
         """Have the steps that are still blocked finish; what they block in once more is looked for, as ever."""
         try:
             if self._carrying.detached:
-                self._be_sampled()
+                detector.sampler.watch(self._carrying)
             self._carrying.close()
         finally:
             detector.sampler.unwatch(self._carrying)  # a signal handler may have kept run_forever() from it
@@ -266,6 +272,8 @@ class HybridLoop(Turns):
                 lwps_blocked=len(carrying.detached),
                 longest_block=self._reactions.telling.longest,
                 frozen_time=self._reactions.telling.total,
+                instrument_failures=self._emitter.failures(),
+                instruments_dropped=self._emitter.dropped(),
             )
 
     def adopt(self, config: Config) -> None:
@@ -308,6 +316,8 @@ class HybridLoop(Turns):
     def _process_self_data(self, data: bytes) -> None:
         super()._process_self_data(data)
         self._nudges.came(data)
+        if signal.SIGINT in data:
+            self._leaving.asked()
 
     def set_debug(self, enabled: bool) -> None:
         """Set debug mode."""

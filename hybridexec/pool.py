@@ -13,8 +13,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from . import limits
 from .face import Face
-from .log import say
+from .log import LISTED, Trouble, say, told
 from .lwp import LWP, LwpState, started
 from .upcalls import UpcallKind
 
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
 
 CLOSE_PATIENCE = 1.0
 """Seconds that closing a loop waits for blocked LWPs before it says so in the log."""
+
+_UNTIL = "until that is better, the loop waits for LWPs that are blocked to come back"
+
+_refusals = Trouble("the system had no thread for an LWP again (%d times)")
+"""Of the process: what it may have, all its loops share."""
+
+
+def _why() -> str:
+    """Why there is no thread.  Files are read for that; and what is short may be what that needs."""
+    try:
+        return limits.why_no_thread()
+    except Exception as exc:
+        return f"the cause cannot be found out ({told(exc)})"
+
 
 _serials = itertools.count(1)
 
@@ -41,6 +56,9 @@ class Pool:
         self.initialize: Callable[[], object] | None = None  # what each LWP calls first; the executor's
         self._prepared: LWP | None = None  # the next one
         self._repaired = False  # it was said that the loop had to be repaired
+        self.patience = CLOSE_PATIENCE
+        self.leave: Callable[[], bool] | None = None  # goes without blocked LWPs, once they are not waited for any more
+        self._exhaustion = Trouble("all LWPs of a loop were blocked again (%d times)")
         self._ending: set[threading.Thread] = set()  # of LWPs that have retired; they may still take some time to end
 
     def prepare(self) -> bool:
@@ -82,8 +100,11 @@ class Pool:
             if not isinstance(exc, RuntimeError | MemoryError):
                 raise
             self._ending.discard(lwp.thread)  # it never comes
-            say(logging.ERROR, "cannot start an LWP (%s): the loop waits until a blocked one returns", exc)
+            if _refusals.is_news(""):
+                alive = len(self._carrying.lwps)
+                say(logging.ERROR, "the system has no thread for another LWP beside %d: %s; %s", alive, _why(), _UNTIL)
             return False
+        _refusals.is_over()
         for thread in list(self._ending):
             if thread.ident is not None and not thread.is_alive():
                 self._ending.discard(thread)
@@ -125,41 +146,42 @@ class Pool:
         with carrying.mutex:
             lwps = list(carrying.detached)
             home = carrying.home
-        say(
-            logging.WARNING,
-            "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s",
-            most,
-            self._face.stuck(lwps),
-            self._list(lwps),
-        )
+        stuck = self._face.stuck(lwps)
+        if self._exhaustion.is_news(frozenset(self._face.places(lwps))):
+            # An executor's loop (it has an initializer) that is given more than it has LWPs for does what it is for.
+            level = logging.INFO if self.initialize is not None and not stuck else logging.WARNING
+            said = "all %d LWPs are blocked (max_lwps): the loop waits until one comes back%s\n%s"
+            say(level, said, most, stuck, self._list(lwps))
         if home is not None:
             self._face.notice(UpcallKind.EXHAUSTED, home)
 
     def ended(self) -> Iterator[None]:
         """Wait until the last LWP has ended.  Yields whenever something has changed."""
         carrying = self._carrying
-        patience: float = CLOSE_PATIENCE
+        patience = self.patience
         while True:
             with carrying.mutex:
                 waiting = list(carrying.lwps)
             if not waiting:
                 break
             if not carrying.changed.wait(patience):
-                patience = -1
                 carrying.bury_ended()
                 for lwp in waiting:
                     if not lwp.launched:
                         carrying.disown(lwp)  # an exception has kept somebody from starting it
-                say(
-                    logging.WARNING,
-                    "the loop is closed and waits for %d blocked LWPs:\n%s",
-                    len(waiting),
-                    self._list(waiting),
-                )
+                patience = CLOSE_PATIENCE if self.leave is not None else -1
+                if self.leave is not None and self.leave():
+                    said = "Ctrl-C: the loop is closed without %d blocked steps:\n%s"
+                    say(logging.WARNING, said, len(waiting), self._list(waiting))
+                    break
+                said = "the loop is closed and waits for %d blocked LWPs:\n%s"
+                say(logging.WARNING, said, len(waiting), self._list(waiting))
             yield
         for thread in list(self._ending):
             if started(thread):
                 thread.join()
+        self._exhaustion.is_over(for_good=True)
+        _refusals.is_over()
 
     def loosen(self, face: Face, carrying: Carrying) -> None:
         """The loop is closed: refer to it by these from now on."""
@@ -170,4 +192,9 @@ class Pool:
             self._prepared = None
 
     def _list(self, lwps: list[LWP]) -> str:
-        return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)
+        if len(lwps) <= LISTED:
+            return "\n".join(f"  {lwp.name}: {self._face.describe(lwp)}" for lwp in lwps)
+        places = self._face.places(lwps)
+        lines = [f"  {count} in {place}" for place, count in places.most_common(LISTED)]
+        others = len(lwps) - sum(count for _, count in places.most_common(LISTED))
+        return "\n".join([*lines, f"  {others} in other places"] if others else lines)

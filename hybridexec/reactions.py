@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
+from .detector.sampler import sampler
 from .detector.trap import Trap
 from .following import rlocks
 from .following.alarms import Alarms
@@ -100,7 +101,7 @@ class Reactions:
         lwp.call = call
         suspected = call.site.slow and not call.brief and self.mode == "handoff"
         acts = (sure or suspected) and self._acts(lwp, sys._getframe(3))
-        leaves = acts and lwp.handle is not IN_POLL
+        leaves = acts and lwp.handle is not IN_POLL and not sampler.absent()
         if not sure and not leaves:
             if call.brief and self.mode != "handoff":
                 call.stays = True  # nobody is blamed for it
@@ -145,14 +146,15 @@ class Reactions:
         call.outer = lwp.call
         lwp.call = call
         try:
-            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL:
+            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL or sampler.absent():
                 lwp.region = Region.HERE
                 lwp.alert = True  # there may be an await in it
                 self._blocked(lwp, call)
                 return False
             lwp.region = Region.AWAY
             self.affinity.rlocks.take_along(lwp, task_of(lwp))
-            self._leave(lwp, call)
+            self._part(lwp, call)
+            self._blocked(lwp, call)  # without the loop: an instrument that blocks does not hold it up
             self.interrupt(lwp)
         except BaseException:
             lwp.region = None
@@ -168,12 +170,14 @@ class Reactions:
         try:
             lwp.region = Region.OWN
             ended = monotonic()  # what follows is waiting for its turn
+            told = call is not None and call.reported
+            if call is not None and told:  # before it holds the loop: as in enter()
+                self.telling.over(lwp, call, ended - call.began)
             self._carrying.rejoin(lwp)
             if call is not None:
-                duration = ended - call.began
-                call.site.slow = duration >= self.threshold
-                if call.reported:
-                    self.telling.over(lwp, call, duration)
+                call.site.slow = ended - call.began >= self.threshold
+                if call.reported and not told:  # the sampler was faster
+                    self.telling.over(lwp, call, ended - call.began)
         except BaseException:
             self._carrying.hold_again(lwp)
             raise
@@ -414,6 +418,9 @@ class Reactions:
     def _leave(self, lwp: LWP, call: Call) -> None:
         reserve(FRAMES)
         self._blocked(lwp, call)
+        self._part(lwp, call)
+
+    def _part(self, lwp: LWP, call: Call) -> None:
         if call.foreign:
             self._trap_callbacks(lwp, call)
         if self._carrying.leave(lwp, LwpState.BLOCKED):

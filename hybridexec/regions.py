@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import sys
 from asyncio import events
 from collections.abc import Callable
@@ -11,14 +13,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from .detector import tool
 from .detector.calls import Call, site_of
-from .detector.catalogue import Verdict, catalogue, find, is_c, maybe
+from .detector.catalogue import ABSENT, Verdict, catalogue, find, is_c, lacks, maybe, name_of
 from .following.thread_locals import IN_DICTIONARY
 from .identity import os_ident
+from .log import say, told
 from .lwp import LWP, TASK_OF_THREAD, Region, current
-from .upcalls import Detection, logger
+from .upcalls import Detection
 
 if TYPE_CHECKING:
     from .affinity import Affinity
+
+_NO_LOOP = ("no running event loop",)
+"""What asyncio says to who wants the loop."""
+
+_NO_AWAIT = "The body of `with hybridexec.blocking():` runs without the event loop: await before it or after it."
 
 _swap_current_task: Callable[[Any, Any], Any] = getattr(asyncio.tasks, "_swap_current_task")  # noqa: B009
 
@@ -91,7 +99,15 @@ class blocking:
             if TASK_OF_THREAD:
                 _swap_current_task(entry.loop, entry.task)
         lwp.region = None
+        if isinstance(exc, RuntimeError) and exc.args == _NO_LOOP:
+            exc.add_note(_NO_AWAIT)
         lwp.carrying.reactions.over(lwp, entry.call, raised=exc is not None)
+
+    def __call__(self, function: object) -> None:
+        """Refuse to decorate: what it is around has to be a body that does not await."""
+        raise TypeError(
+            "hybridexec.blocking() is no decorator: put `with hybridexec.blocking():` around the call that blocks"
+        )
 
 
 class _Entry:
@@ -198,8 +214,8 @@ def register_blocking(
         will_block: called with the first argument of the call (``self`` for a method, None if there is none): True if
             it will block (the loop is handed off at once), False if not, None if it cannot tell.  By default nothing
             is known beforehand: the call is marked, and the loop is retaken when it lasts for the threshold.  It runs
-            in the middle of the step, before the call, and must be quick; if it raises, that is logged, and the call
-            counts as unknown.
+            in the middle of the step, before the call, and must be quick.  If it raises, that is logged, and it is not
+            asked again: whether a call blocks is unknown from then on.
 
     What the catalogue said of the callable is replaced: ``time.sleep``, registered without ``will_block``, is only
     marked.  Python code that the callable calls back waits for the loop.  The catalogue's events are those of PEP 669
@@ -208,40 +224,83 @@ def register_blocking(
     Raises:
         TypeError: ``callable`` is implemented in Python, or is neither callable nor a name; ``will_block`` is not
             callable.
-        ValueError: ``callable`` is a string that is no dotted name.
+        ValueError: ``callable`` is a string that is no dotted name, or names nothing in a module that is imported
+            already.  (If the module is imported later, the log says so.)
 
     Any thread may call it.
     """
     if will_block is not None and not hasattr(will_block, "__call__"):  # noqa: B004  (the builtin's name is taken here)
-        raise TypeError(f"will_block={will_block!r}: allowed are None and a callable of one argument")
-    judge = maybe if will_block is None else _judge(will_block)
+        raise TypeError(f"will_block={told(will_block)}: allowed are None and a callable of one argument")
     if isinstance(callable, str):
         parts = callable.split(".")
         if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-            raise ValueError(f"callable={callable!r}: allowed is a dotted name, as 'package.module.function'")
+            raise ValueError(f"callable={told(callable)}: allowed is a dotted name, as 'package.module.function'")
         found = find(callable)
+        if found is None and lacks(callable):
+            raise ValueError(f"callable={callable!r}: it {ABSENT}")
         if found is None:
-            catalogue.add_name(callable, judge, calls_back=True)
+            judge = maybe if will_block is None else _Judge(callable, will_block)
+            catalogue.add_name(callable, judge, calls_back=True, refused=functools.partial(_refused, callable))
             return
         callable = found
     if not hasattr(callable, "__call__"):  # noqa: B004
-        raise TypeError(f"callable={callable!r}: allowed are a callable implemented in C and a dotted name")
+        raise TypeError(f"callable={told(callable)}: allowed are a callable implemented in C and a dotted name")
     if not is_c(callable):
         raise TypeError(
-            f"callable={callable!r}: it is implemented in Python, which does not block by itself; register the C "
+            f"callable={told(callable)}: it is implemented in Python, which does not block by itself; register the C "
             "callable that it calls at its bottom, or put `with hybridexec.blocking():` around the call"
         )
+    judge = maybe if will_block is None else _Judge(name_of(callable), will_block)
     catalogue.add(callable, judge, calls_back=True)
     tool.refresh()
 
 
-def _judge(will_block: Callable[[Any], bool | None]) -> Callable[[Any, int], Verdict]:
-    def judge(argument: Any, count: int) -> Verdict:
-        try:
-            answer = will_block(None if argument is sys.monitoring.MISSING else argument)
-        except Exception as exc:
-            logger.error("will_block=%r raised for %r", will_block, argument, exc_info=exc)
-            return Verdict.MAYBE
-        return Verdict.MAYBE if answer is None else Verdict.SURE if answer else Verdict.NEVER
+def _refused(name: str, why: str) -> None:
+    """A name that was registered before its module was imported is none."""
+    say(logging.WARNING, "register_blocking(%r): it %s; it is not in the catalogue", name, why)
 
-    return judge
+
+class _Judge:
+    """What ``will_block`` says of a call, for the catalogue.  It is asked no more once it has raised.
+
+    Args:
+        name: of the callable that was registered.
+        will_block: the program's.
+    """
+
+    __slots__ = ("_name", "_will_block")
+
+    def __init__(self, name: str, will_block: Callable[[Any], bool | None]) -> None:
+        self._name = name
+        self._will_block: Callable[[Any], bool | None] | None = will_block
+
+    def __call__(self, argument: Any, count: int) -> Verdict:
+        ask = self._will_block
+        if ask is None:
+            return Verdict.MAYBE
+        argument = None if argument is sys.monitoring.MISSING else argument
+        try:
+            answer = ask(argument)
+            if answer is None:
+                return Verdict.MAYBE
+            return Verdict.SURE if answer else Verdict.NEVER
+        except Exception as exc:
+            self._failed(argument, exc)
+            return Verdict.MAYBE
+
+    def _failed(self, argument: object, exc: Exception) -> None:
+        ask, self._will_block = self._will_block, None
+        if ask is None:
+            return  # another thread was faster, and has said it
+        last = exc.__traceback__
+        while last is not None and last.tb_next is not None:
+            last = last.tb_next
+        say(
+            logging.ERROR,
+            "will_block of %s raised %s for %s at %s:%s: from now on it counts as unknown whether a call blocks",
+            self._name,
+            told(exc),
+            told(argument),
+            "?" if last is None else last.tb_frame.f_code.co_filename,
+            0 if last is None else last.tb_lineno,
+        )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import sys
 from asyncio import events
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from .config import Config, resolve
+from .errors import WrongEnvironmentError
 from .loop import HybridLoop
 
 
@@ -29,9 +32,28 @@ def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
     Raises:
         TypeError: a wrong option, or one of a wrong type.
         ValueError: an option out of range.
+        WrongEnvironmentError: the environment is wrong (a ``ValueError``, too).
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
-    return HybridLoop(resolve(config, options))
+    return HybridLoop(settings(config, options))
+
+
+def settings(config: Config | None, options: Mapping[str, Any]) -> Config:
+    """What a loop is told, for whoever makes one in the place of asyncio.
+
+    Raises:
+        WrongEnvironmentError: as :func:`resolve`; ``asyncio.run`` will not run its coroutine then, and Python is not to
+            complain of that beside the one line that matters.
+    """
+    try:
+        return resolve(config, options)
+    except WrongEnvironmentError:
+        frame: Any = sys._getframe()
+        while frame is not None:
+            if frame.f_code in _RUNS and inspect.iscoroutine(main := frame.f_locals.get("main")):
+                main.close()
+            frame = frame.f_back
+        raise
 
 
 def observe_event_loop() -> HybridLoop:
@@ -44,7 +66,7 @@ def observe_event_loop() -> HybridLoop:
         The loop; whoever makes it closes it.
 
     Raises:
-        ValueError: a variable of the environment has a value that is not allowed, or names no field.
+        WrongEnvironmentError: a variable has a value that is not allowed, or names no field.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
     return new_event_loop(mode="observe")
@@ -60,7 +82,7 @@ def raise_event_loop() -> HybridLoop:
         The loop; whoever makes it closes it.
 
     Raises:
-        ValueError: a variable of the environment has a value that is not allowed, or names no field.
+        WrongEnvironmentError: a variable has a value that is not allowed, or names no field.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
     return new_event_loop(mode="raise")
@@ -92,6 +114,9 @@ def run[T](
     """
     if events._get_running_loop() is not None:
         raise RuntimeError("hybridexec.run() cannot be called from a running event loop")
-    settings = resolve(config, options)
-    with asyncio.Runner(debug=debug, loop_factory=functools.partial(new_event_loop, settings)) as runner:
+    loop_factory = functools.partial(new_event_loop, settings(config, options))
+    with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)
+
+
+_RUNS = (asyncio.run.__code__, run.__code__)

@@ -162,6 +162,10 @@ class Shield:
             self._down()
             self.open()
 
+    def is_up(self) -> bool:
+        """Whether it stands in for the handlers."""
+        return self._up
+
     def _down(self) -> None:
         try:
             for signum, handler in self._handlers.items():

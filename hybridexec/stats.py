@@ -22,6 +22,8 @@ class Stats:
         lwps_blocked: how many of them have a step that is without the loop.
         longest_block: the longest block that is over, in seconds.
         frozen_time: how long a default loop would have stood still, in seconds: the sum of all blocks.
+        instrument_failures: how many calls of instruments have raised.
+        instruments_dropped: the types of the instruments that are not called any more, as they raised again and again.
     """
 
     upcalls: Mapping[UpcallKind, int]
@@ -33,3 +35,5 @@ class Stats:
     lwps_blocked: int
     longest_block: float
     frozen_time: float
+    instrument_failures: int
+    instruments_dropped: tuple[str, ...]

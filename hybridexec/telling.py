@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from .detector.calls import Call, Site
 from .errors import BlockingCallError
 from .identity import os_ident
+from .log import LISTED, told
 from .lwp import IN_POLL, LWP, TASK_OF_THREAD
 from .tasks import task_of
 from .upcalls import Detection, Emitter, Upcall, UpcallKind
@@ -127,13 +129,19 @@ class Telling:
 
     def stuck(self, lwps: list[LWP]) -> str:
         """Whether all these LWPs wait for locks, and so maybe for a user thread that waits for the loop."""
-        calls = [self._call_of(lwp) for lwp in lwps]
-        if not calls or not all(call is not None and hasattr(call.argument, "acquire") for call in calls):
+        calls = [call for lwp in lwps if (call := self._call_of(lwp)) is not None and _is_lock(call.argument)]
+        if not calls or len(calls) < len(lwps):
             return ""
-        locks = "; ".join(f"{call.argument!r} at {call.site.describe()}" for call in calls if call is not None)
+        locks = Counter(f"{told(call.argument)} {id(call.argument):#x} at {call.site.describe()}" for call in calls)
         return (
-            f"; every one waits for a lock, which may be for ever if only a waiting user thread can release it: {locks}"
+            "; every one waits for a lock, which may be for ever if only a waiting user thread can release it: "
+            + "; ".join(text if count == 1 else f"{text} ({count} times)" for text, count in locks.most_common(LISTED))
         )
+
+    def places(self, lwps: list[LWP]) -> Counter[str]:
+        """What LWPs are blocked in, and how many of them in each."""
+        calls = [self._call_of(lwp) for lwp in lwps]
+        return Counter("?" if call is None else f"{call.name or 'a call'} at {call.site.describe()}" for call in calls)
 
     def task_name(self, lwp: LWP) -> str | None:
         """The name of the user thread that an LWP runs.  An eager one begins inside of another's step: what asyncio
@@ -151,3 +159,8 @@ class Telling:
     def _call_of(lwp: LWP) -> Call | None:
         trap = lwp.trap
         return lwp.call or (trap.call if trap is not None else None)
+
+
+def _is_lock(value: object) -> bool:
+    """Whether something is a lock; its class is looked at, as the object may be a stand-in that runs code."""
+    return hasattr(type(value), "acquire")

@@ -11,16 +11,17 @@ from __future__ import annotations
 import enum
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .identity import on_main_thread
+from .log import logger, say
+
+__all__ = ["CallSite", "Detection", "Emitter", "Instrument", "Upcall", "UpcallKind", "logger"]
 
 if TYPE_CHECKING:
     import asyncio
-
-logger = logging.getLogger("hybridexec")
 
 
 class UpcallKind(enum.Enum):
@@ -103,8 +104,12 @@ class Instrument:
     """Receives upcalls.  Every method is optional: override those of interest.
 
     The methods are called on the thread where the thing happens (an LWP, or the sampler), one at a time per loop or
-    not: an instrument that keeps state guards it.  They should be quick, and they must not block.  An instrument
-    that raises is logged once and dropped; the loop goes on.
+    not, and :meth:`unblocked` while the step waits without the loop: an instrument that keeps state guards it.  They
+    should be quick, and must not block: the step waits for them, and so does the detection of other blocks where the
+    sampler calls.
+
+    Whatever an instrument raises, the loop continues.  The log says so once, with types and places only; the instrument
+    is called again, and dropped when it has raised ten times in a row (:class:`~hybridexec.Stats` tells).
 
     The idea of one class of optional methods is Trio's ``trio.abc.Instrument``.
     """
@@ -130,6 +135,9 @@ class Instrument:
 
 METHODS = {kind: kind.value for kind in UpcallKind}
 
+PATIENCE = 10
+"""An instrument is dropped when it has raised so many times in a row."""
+
 
 def _listens(instrument: object, method: str) -> bool:
     """Whether an instrument, or any object, has a method of its own of this name."""
@@ -137,15 +145,35 @@ def _listens(instrument: object, method: str) -> bool:
     return callable(found) and getattr(found, "__func__", None) is not getattr(Instrument, method)
 
 
+class _Listener:
+    """An instrument, and how it fares."""
+
+    __slots__ = ("failures", "instrument", "name", "told")
+
+    def __init__(self, instrument: object) -> None:
+        self.instrument = instrument
+        self.name = f"{type(instrument).__module__}.{type(instrument).__qualname__}"
+        self.failures = 0  # in a row
+        self.told = False  # the log has said that it raises
+
+
 class Emitter:
-    """Counts upcalls and passes them to the instruments that override the method of their kind.  Thread-safe."""
+    """Counts upcalls and passes them to the instruments that override the method of their kind.  Thread-safe.
+
+    Attributes:
+        shielded: whether what a signal handler raises comes up elsewhere, if it comes while an instrument is called.
+    """
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(UpcallKind, 0)
-        self._listeners: dict[UpcallKind, tuple[Instrument, ...]] = {}
+        self._failures = 0
+        self._dropped: list[str] = []
+        self._listeners: dict[UpcallKind, tuple[_Listener, ...]] = {}
+        self.shielded: Callable[[], bool] = bool
+        listeners = [_Listener(instrument) for instrument in instruments]
         for kind, method in METHODS.items():
-            self._listeners[kind] = tuple(i for i in instruments if _listens(i, method))
+            self._listeners[kind] = tuple(each for each in listeners if _listens(each.instrument, method))
 
     def listens(self, kind: UpcallKind) -> bool:
         """Whether an upcall of this kind has a listener: if not, there is no need to build it."""
@@ -159,23 +187,55 @@ class Emitter:
     def emit(self, upcall: Upcall) -> None:
         """Count an upcall and pass it on."""
         self.count(upcall.kind)
-        for instrument in self._listeners[upcall.kind]:
+        method = METHODS[upcall.kind]
+        for listener in self._listeners[upcall.kind]:
             try:
-                getattr(instrument, METHODS[upcall.kind])(upcall)
+                getattr(listener.instrument, method)(upcall)
             except BaseException as exc:
-                if not isinstance(exc, Exception) and on_main_thread():
+                if not isinstance(exc, Exception) and on_main_thread() and not self.shielded():
                     raise  # a signal handler's, as far as anybody can tell
-                self._drop(instrument, exc)
+                self._failed(listener, method, exc)
+            else:
+                listener.failures = 0
 
     def counts(self) -> dict[UpcallKind, int]:
         """How many upcalls of each kind there were."""
         with self._lock:
             return dict(self._counts)
 
-    def _drop(self, instrument: Instrument, exc: BaseException) -> None:
+    def failures(self) -> int:
+        """How many calls of instruments have raised."""
+        return self._failures
+
+    def dropped(self) -> tuple[str, ...]:
+        """The types of the instruments that are not called any more."""
         with self._lock:
-            known = any(instrument in listeners for listeners in self._listeners.values())
-            for kind, listeners in self._listeners.items():
-                self._listeners[kind] = tuple(i for i in listeners if i is not instrument)
-        if known:
-            logger.error("instrument %r raised and is dropped", instrument, exc_info=exc)
+            return tuple(self._dropped)
+
+    def _failed(self, listener: _Listener, method: str, exc: BaseException) -> None:
+        with self._lock:
+            self._failures += 1
+            listener.failures += 1
+            tells, listener.told = not listener.told, True
+            drops = listener.failures == PATIENCE
+            if drops:
+                self._dropped.append(listener.name)
+                for kind, listeners in self._listeners.items():
+                    self._listeners[kind] = tuple(each for each in listeners if each is not listener)
+        if tells:
+            say(
+                logging.ERROR,
+                "instrument %s has raised %s in %s(), at %s; it is called again, and further failures are only counted",
+                *(listener.name, type(exc).__name__, method, _place(exc)),
+            )
+        if drops:
+            say(logging.ERROR, "instrument %s has raised %d times in a row and is dropped", listener.name, PATIENCE)
+
+
+def _place(exc: BaseException) -> CallSite | None:
+    """Where an exception was raised."""
+    site, traceback = None, exc.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        site, traceback = CallSite(code.co_filename, traceback.tb_lineno, code.co_qualname), traceback.tb_next
+    return site

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
+from hybridexec import pool
+from hybridexec.log import Trouble
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The engine."""
@@ -50,6 +53,12 @@ def no_lwp_left() -> Iterator[None]:
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("hybridexec-")]
     assert not left
     assert all(sys.monitoring.get_tool(tool) != "hybridexec" for tool in range(6))
+
+
+@pytest.fixture(autouse=True)
+def heard_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process says once, each test may hear."""
+    monkeypatch.setattr(pool, "_refusals", Trouble(pool._refusals._summary))
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import functools
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -523,6 +524,9 @@ class Loop:
 
     def describe(self, lwp: Any) -> str:
         return lwp.name
+
+    def places(self, lwps: list[Any]) -> Counter[str]:
+        return Counter()
 
     def stuck(self, lwps: list[Any]) -> str:
         return ""

@@ -67,7 +67,7 @@ def test_an_environment_that_no_loop_can_be_made_with(tmp_path: Path, name: str,
     shown = execute(*HYBRIDEXEC, "doctor", cwd=tmp_path, **{name: value})
     assert shown.returncode == 1
     (line,) = (line for line in shown.stdout.splitlines() if "broken" in line)
-    assert f"{name}={value}" in line
+    assert f"{name}=<str of length {len(value)}>" in line
     assert "allowed" in line
     assert "Traceback" not in shown.stderr
 

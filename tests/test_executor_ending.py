@@ -219,7 +219,7 @@ def output(source: str) -> list[str]:
         printed, _ = process.communicate(timeout=100)
     assert process.returncode == 0, printed
     if sys.version_info < (3, 13):  # there are no new LWPs once the interpreter exits, which is told
-        printed = "\n".join(line for line in printed.splitlines() if "cannot start an LWP" not in line)
+        printed = "\n".join(line for line in printed.splitlines() if "no thread for another LWP" not in line)
     return sorted(printed.splitlines())
 
 

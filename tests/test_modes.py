@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import dataclasses
 import functools
-import logging
 import os
 import threading
 import time
@@ -283,37 +282,6 @@ def test_an_instrument_has_the_methods_that_it_wants() -> None:
 
     hybridexec.run(main(), instruments=(one, other))
     assert len(one.sites) == len(other.durations) == 1
-
-
-class Raises(Instrument):
-    """Raises wherever it can."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def fails(self, upcall: Upcall) -> None:
-        self.calls += 1
-        raise LookupError("of the instrument")
-
-    blocked = unblocked = lwp_started = lwp_retired = preempted = exhausted = fails
-
-
-def test_an_instrument_that_raises_is_logged_once_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    raises, recorder = Raises(), Recorder()
-
-    async def main() -> None:
-        for _ in range(5):
-            time.sleep(0.0011)
-            await asyncio.sleep(0)
-
-    hybridexec.run(main(), instruments=[raises, recorder])
-    assert raises.calls == 1
-    (record,) = (record for record in caplog.records if record.name == "hybridexec")
-    assert record.levelno == logging.ERROR
-    assert "Raises" in record.getMessage()
-    assert record.exc_info is not None
-    assert "of the instrument" in str(record.exc_info[1])
-    assert len(recorder.of(UpcallKind.BLOCKED)) == 5
 
 
 def test_an_instrument_may_block_and_use_the_loop() -> None:

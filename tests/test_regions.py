@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -648,10 +649,10 @@ def test_a_late_name_that_turns_out_to_be_python_is_let_be(tmp_path: Path, monke
     ("wrong", "error", "says"),
     [
         (None, TypeError, "callable=None"),
-        (42, TypeError, "callable=42"),
-        ("sleep", ValueError, "callable='sleep'"),
-        ("time.", ValueError, "callable='time.'"),
-        ("no name", ValueError, "callable='no name'"),
+        (42, TypeError, "callable=<int>"),
+        ("sleep", ValueError, "callable=<str of length 5>"),
+        ("time.", ValueError, "callable=<str of length 5>"),
+        ("no name", ValueError, "callable=<str of length 7>"),
         (lambda: None, TypeError, "implemented in Python"),
         (threading.Event, TypeError, "implemented in Python"),
         (threading.Event().wait, TypeError, "implemented in Python"),
@@ -664,8 +665,55 @@ def test_what_cannot_be_registered_is_refused(wrong: Any, error: type[Exception]
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["time.nope", "os.path.nope", "threading.Event.nope", "os.path.nope.nope"])
+def test_a_name_that_its_module_does_not_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"callable='{name}': it does not exist, though its module is imported"):
+        hybridexec.register_blocking(name)
+
+
+@pytest.mark.parametrize("name", ["late_empty.query", "late_empty.Type.query", "late_empty.part.query"])
+def test_a_late_name_that_its_module_does_not_have_is_told_once(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "late_empty.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    hybridexec.register_blocking(name)
+    assert not caplog.messages
+    try:
+        for _ in range(2):
+            play(lambda: [importlib.import_module("late_empty"), os.getpid()])
+        said = (
+            f"register_blocking({name!r}): it does not exist, though its module is imported; it is not in the catalogue"
+        )
+        assert [text for text in caplog.messages if "register_blocking" in text] == [said]
+    finally:
+        sys.modules.pop("late_empty", None)
+
+
+def test_a_judge_that_raises_is_told_once_and_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[object] = []
+
+    def judge(argument: object) -> bool:
+        asked.append(argument)
+        raise KeyError(argument)
+
+    crc32 = zlib.crc32
+    hybridexec.register_blocking(crc32, will_block=judge)
+
+    async def main() -> None:
+        for number in range(5):
+            crc32(b"hunter2-%d" % number)
+
+    hybridexec.run(main())
+    assert asked == [b"hunter2-0"]
+    (text,) = [text for text in caplog.messages if "will_block" in text]
+    assert text.startswith("will_block of zlib.crc32 raised <KeyError> for <bytes of length 9> at ")
+    assert "test_regions.py:" in text
+    assert "hunter2" not in caplog.text
+
+
 def test_a_judge_has_to_be_callable() -> None:
-    with pytest.raises(TypeError, match="will_block=True"):
+    with pytest.raises(TypeError, match="will_block=<bool>"):
         hybridexec.register_blocking(time.sleep, will_block=True)  # type: ignore[arg-type]
 
 
@@ -696,3 +744,25 @@ def test_code_can_ask_for_its_lwp() -> None:
 
     hybridexec.run(main())
     assert hybridexec.current_lwp() is None
+
+
+# ---------------------------------------------------------------- blocking(), used wrongly
+
+
+def test_blocking_is_no_decorator() -> None:
+    with pytest.raises(TypeError, match=r"no decorator: put `with hybridexec\.blocking\(\):` around"):
+
+        @hybridexec.blocking()
+        def function() -> None:
+            pytest.fail("was run")
+
+
+def test_an_await_inside_of_blocking_gets_a_sentence() -> None:
+    async def main() -> None:
+        with hybridexec.blocking():
+            await asyncio.sleep(1)
+
+    with pytest.raises(RuntimeError, match="no running event loop") as caught:
+        hybridexec.run(main())
+    (note,) = caught.value.__notes__
+    assert "await before it or after it" in note

@@ -201,7 +201,7 @@ def test_it_reloads(tmp_path: Path) -> None:
     [
         (["app:app", "--loop", "uvloop"], "--loop: the loop is ours"),
         (["app:app", "--loop=uvloop"], "--loop: the loop is ours"),
-        (["app:app", "--mode", "nonsense"], "mode='nonsense': allowed are 'handoff', 'observe', 'raise'"),
+        (["app:app", "--mode", "nonsense"], "mode=<str of length 8>: allowed are 'handoff', 'observe', 'raise'"),
         (["app:app", "--nonsense"], "Usage: hybridexec serve"),
         ([], "APP"),
     ],

@@ -29,6 +29,8 @@ def test_a_loop_that_has_done_nothing_has_figures_of_nothing() -> None:
         lwps_blocked=0,
         longest_block=0.0,
         frozen_time=0.0,
+        instrument_failures=0,
+        instruments_dropped=(),
     )
 
 

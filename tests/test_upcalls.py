@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import os
 import signal
 import threading
@@ -299,52 +298,6 @@ def blocks_declared(reader: int) -> int:
 
 def blocks_undeclared(reader: int) -> int:
     return int(LIBC.read(reader, bytes(1), 1))
-
-
-class Fails(Instrument):
-    """Raises wherever it can."""
-
-    def __init__(self, error: type[BaseException]) -> None:
-        self.error = error
-        self.calls = 0
-
-    def fails(self, upcall: Upcall) -> None:
-        self.calls += 1
-        raise self.error("of the instrument")
-
-    blocked = unblocked = preempted = lwp_started = lwp_retired = exhausted = fails
-
-
-@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, GeneratorExit, SystemExit])
-@pytest.mark.parametrize("block", [blocks_declared, blocks_undeclared])
-def test_an_instrument_that_raises_hurts_nobody(
-    block: Callable[[int], int], error: type[BaseException], caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whatever it raises, and be it on the sampler's thread.  (Run where no signal handler can have raised it.)"""
-    block = fresh(block)
-    instrument = Fails(error)
-    recorder = Recorder()
-    results: list[int] = []
-
-    async def blocker(reader: int) -> int:
-        return block(reader)
-
-    async def main() -> None:
-        for _ in range(2):
-            with pipe() as (reader, writer):
-                task = asyncio.create_task(blocker(reader), name="blocker")
-                asyncio.get_running_loop().call_soon(os.write, writer, b"x")
-                results.append(await task)
-
-    runs = threading.Thread(target=lambda: hybridexec.run(main(), instruments=[instrument, recorder]))
-    runs.start()
-    runs.join()
-    assert results == [1, 1]
-    assert instrument.calls == 1
-    assert len(recorder.of(UpcallKind.UNBLOCKED)) == 2
-    (record,) = (record for record in caplog.records if record.name == "hybridexec")
-    assert record.levelno == logging.ERROR
-    assert "Fails" in record.getMessage()
 
 
 def test_a_signal_that_comes_while_an_instrument_is_told_is_not_the_instruments() -> None:

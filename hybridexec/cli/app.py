@@ -199,21 +199,27 @@ def _serve(arguments: tuple[str, ...], given: dict[str, Any], report: bool) -> N
     serving.run(arguments)
 
 
-@app.command()
-def doctor(context: typer.Context) -> None:
+@app.command(short_help="Try whether loops can move here.")
+def doctor(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Show it for programs.")] = False,
+) -> None:
     """Look whether this interpreter, with these packages and this environment, can run loops that move, and try it.
 
     The exit status is 1 if it cannot.
     """
-    context.obj.append(_doctor)
+    context.obj.append(functools.partial(_doctor, as_json))
 
 
-def _doctor() -> None:
+def _doctor(as_json: bool) -> None:
     try:
         from . import doctor
+
+        doctor.run(as_json=as_json)
     except ModuleNotFoundError as exc:
         raise lacking(exc) from None
-    doctor.run()
+    except (ImportError, MemoryError, OSError) as exc:  # what there is too little of may be what that needs
+        raise SystemExit(f"hybridexec: doctor cannot run: {type(exc).__name__}: {exc}") from None
 
 
 def _seconds(value: float) -> float:

@@ -1,7 +1,8 @@
 """Whether this interpreter, with these packages and this environment, can run loops that move: looked at and tried.
 
 Every check says what it has found, and in which state that is; :func:`run` shows them as a table.  A loop cannot work
-if one is *broken*; a feature that is *off* is done without.
+if one is *broken*; a feature that is *off* is done without.  People come here when something is wrong: whatever a check
+raises is a finding, too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import contextlib
 import ctypes
 import dataclasses
 import enum
+import errno
 import importlib.metadata
+import io
+import json
 import os
 import platform
 import sqlite3
@@ -25,9 +29,9 @@ from rich.text import Text
 
 import hybridexec
 
+from .. import limits
 from ..config import PREFIX, Config
 from ..detector import tool
-from ..errors import DetectorUnavailableError
 from ..following import children, connections, rlocks, thread_locals
 from . import table
 
@@ -37,6 +41,12 @@ NEWEST_PYTHON = (3, 15)
 
 PATIENCE = 20.0
 """Seconds after which a trial that has not moved is ended."""
+
+_DESCRIPTORS = 32
+"""Fewer than this are few."""
+
+_OF_A_TRIAL = 12
+"""A trial takes no more than this."""
 
 _CONVENTION = {0: "debuggers", 1: "coverage", 2: "profilers", 5: "optimizers"}
 """What PEP 669 keeps tool ids for."""
@@ -52,11 +62,13 @@ class State(enum.Enum):
     """Neither good nor bad."""
     OFF = "off"
     """A feature that is done without."""
+    LOW = "low"
+    """It works, but there is less than the configuration lets a loop use."""
     BROKEN = "broken"
     """No loop can work like this."""
 
 
-_STYLES = {State.FINE: "green", State.NOTE: "", State.OFF: "yellow", State.BROKEN: "bold red"}
+_STYLES = {State.FINE: "green", State.NOTE: "", State.OFF: "yellow", State.LOW: "yellow", State.BROKEN: "bold red"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -74,22 +86,54 @@ class Finding:
     says: str
 
 
-def run() -> None:
+def run(*, as_json: bool = False) -> None:
     """Look at everything, and show it on stdout.
 
+    Args:
+        as_json: show it for programs: ``{"ok": bool, "findings": [{"check": ..., "state": ..., "says": ...}, ...]}``.
+
     Raises:
-        SystemExit: 1 if a loop cannot work here.
+        SystemExit: 1 if a loop cannot work here, or nobody can be shown whether it can.
     """
+    _fill_descriptors()
     findings = list(examine())
+    ok = all(finding.state is not State.BROKEN for finding in findings)
+    rows = [{"check": each.check, "state": each.state.value, "says": each.says} for each in findings]
+    text = json.dumps({"ok": ok, "findings": rows}, indent=1) + "\n" if as_json else _laid_out(findings)
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as exc:
+        sys.stdout = None  # or the interpreter tries once more, and complains
+        raise SystemExit(f"hybridexec: cannot write to stdout: {exc.strerror}") from None
+    if not ok:
+        raise SystemExit(1)
+
+
+def _fill_descriptors() -> None:
+    """Have no descriptor of a loop take the place of a standard stream that is closed: libuv would abort."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+
+
+def _laid_out(findings: list[Finding]) -> str:
+    """A table; or plain lines, where there is too little of something for that."""
     shown = Table()
     for name in ("what", "state", "found"):
         shown.add_column(name, overflow="fold")
     for finding in findings:
         state = Text(finding.state.value, style=_STYLES[finding.state])
         shown.add_row(Text(finding.check), state, Text(finding.says))
-    table.console(sys.stdout).print(shown)
-    if any(finding.state is State.BROKEN for finding in findings):
-        raise SystemExit(1)
+    try:
+        console = table.console(sys.stdout or io.StringIO())
+        with console.capture() as capture:
+            console.print(shown)
+        return capture.get()
+    except Exception:  # its modules are imported late
+        return "".join(f"{each.check}: {each.state.value}: {each.says}\n" for each in findings)
 
 
 def examine() -> Iterator[Finding]:
@@ -98,20 +142,43 @@ def examine() -> Iterator[Finding]:
     Yields:
         The findings, in the order in which they are to be read.
     """
-    yield from _python()
-    yield from _tools()
-    yield from _environment()
+    yield from _sound("Python", _python)
+    yield from _sound("sys.monitoring", _tools)
+    yield from _sound("environment", _environment)
+    yield from _sound("limits", _limits)
+    yield from _sound("engines", _engines)
+    yield from _sound("what follows the loop", _probes)
+    yield from _sound("packages", _packages)
+
+
+def _sound(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a check finds; if it raises, that."""
+    try:
+        yield from look()
+    except Exception as exc:
+        yield Finding(check, State.BROKEN, _reason(exc))
+
+
+def _reason(exc: Exception) -> str:
+    return ": ".join(filter(None, (type(exc).__name__, str(exc))))
+
+
+def _engines() -> Iterator[Finding]:
     engines = ["selector"]
     uvloop = _uvloop()
     yield uvloop
     if uvloop.state is State.FINE:
         engines.append("uvloop")
+    if (refusal := _no_thread()) is not None:
+        yield refusal  # nobody would end a trial that does not move
+        return
+    if (few := limits.descriptors()).left < _OF_A_TRIAL:
+        yield Finding("descriptors", State.BROKEN, f"there are too few for a loop ({few}): {few.advice}")
+        return  # libuv aborts the process for want of some
     for engine in engines:
         yield _tried(f"{engine}: a declared call", engine, _Lock)
         if sys.platform != "win32":
             yield _tried(f"{engine}: a call nobody declared", engine, _Pipe)
-    yield from _probes()
-    yield from _packages()
 
 
 # ---------------------------------------------------------------- what is looked at
@@ -147,13 +214,34 @@ def _tools() -> Iterator[Finding]:
 def _environment() -> Iterator[Finding]:
     """Whether the variables that are set make a configuration."""
     given = {name: text for name, text in sorted(os.environ.items()) if name.startswith(PREFIX)}
-    says = ", ".join(f"{name}={text}" for name, text in given.items()) or f"no {PREFIX}* is set"
     try:
         Config.from_env()
-    except (TypeError, ValueError) as exc:
-        yield Finding("environment", State.BROKEN, f"{says}: {exc}")
+    except ValueError as exc:  # what it says is as much as may be shown: a wrong value may be anything
+        yield Finding("environment", State.BROKEN, str(exc))
     else:
+        says = ", ".join(f"{name}={text}" for name, text in given.items()) or f"no {PREFIX}* is set"
         yield Finding("environment", State.FINE, says)
+
+
+def _limits() -> Iterator[Finding]:
+    """Whether the system lets a loop have as many LWPs as the configuration does."""
+    try:
+        most = Config.from_env().max_lwps
+    except ValueError:  # that is told already
+        most = Config.max_lwps
+    needs = f"a loop may come to have {most} LWPs (max_lwps)"
+    for limit in (limits.processes(), limits.cgroup_pids()):
+        yield _limit(limit, most, needs)
+    stack = (threading.stack_size() or limits.stack()) * most
+    yield _limit(limits.address_space(), stack, f"{needs}, with stacks of {stack >> 20} MiB in all")
+    yield _limit(limits.descriptors(), _DESCRIPTORS, "a loop takes a few, and each of its connections one")
+
+
+def _limit(limit: limits.Limit, wanted: int, why: str) -> Finding:
+    says = str(limit).removeprefix(f"{limit.name}: ")
+    if limit.left < wanted:
+        return Finding(limit.name, State.LOW, f"{says}; {why}: {limit.advice}")
+    return Finding(limit.name, State.FINE, says)
 
 
 def _uvloop() -> Finding:
@@ -262,10 +350,32 @@ class _Pipe:
         os.close(self._writer)
 
 
+def _no_thread() -> Finding | None:
+    """What is to be said if the system has too few threads to give; None if it has enough."""
+    over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in ("sampler", "spare", "watchdog of the trial"):
+            thread = threading.Thread(target=over.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:
+        why = limits.why_no_thread()
+        return Finding("threads", State.BROKEN, f"loops block as asyncio's do, for want of threads: {why}")
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
+    return None
+
+
 def _tried(check: str, engine: Any, obstacle: type[_Lock | _Pipe]) -> Finding:
     """A step blocks until another task of the same loop has run; if the loop does not move, a thread ends that."""
     seen: list[str] = []
-    blocked = obstacle()
+    try:
+        blocked = obstacle()
+    except OSError as exc:
+        return Finding(check, State.BROKEN, _reason(exc))
 
     def release(who: str) -> None:
         if not seen:
@@ -278,12 +388,14 @@ def _tried(check: str, engine: Any, obstacle: type[_Lock | _Pipe]) -> Finding:
 
     watchdog = threading.Timer(PATIENCE, release, ["nobody"])
     watchdog.daemon = True
-    watchdog.start()
+    coroutine = main()
     try:
-        hybridexec.run(main(), config=Config(engine=engine))
-    except (DetectorUnavailableError, RuntimeError) as exc:
-        return Finding(check, State.BROKEN, str(exc))
+        watchdog.start()
+        hybridexec.run(coroutine, config=Config(engine=engine))
+    except Exception as exc:
+        return Finding(check, State.BROKEN, str(exc) if isinstance(exc, RuntimeError) else _reason(exc))
     finally:
+        coroutine.close()
         watchdog.cancel()
         with contextlib.suppress(OSError):
             blocked.close()

@@ -24,6 +24,7 @@ from typing import Any
 
 from .. import detector
 from ..loop import HybridLoop
+from ..runner import settings
 
 _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
 
@@ -34,7 +35,7 @@ _attached = False
 
 
 def _of_environment(real: type) -> HybridLoop:
-    return HybridLoop()
+    return HybridLoop(settings(None, {}))
 
 
 def replace(make: Callable[[type], HybridLoop] | None = None) -> Callable[[type], HybridLoop] | None:

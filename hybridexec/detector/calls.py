@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dis
+import functools
 import linecache
 import os
 import selectors
 import sys
 import threading
 import tokenize
+import weakref
 from time import monotonic
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
@@ -48,12 +50,12 @@ _SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
 
 
 class Site:
-    """A place in the code where a call stands.  Keeps the code alive, so that its identity stays its own."""
+    """A place in the code where a call stands.  It does not keep the code alive."""
 
     __slots__ = ("code", "count", "learned", "offset", "slow", "where")
 
     def __init__(self, code: CodeType, offset: int, *, learned: bool = False) -> None:
-        self.code = code
+        self.code = weakref.ref(code)
         self.offset = offset
         # How many arguments the call has, self not counted; where they are unpacked nobody knows.
         self.count = MANY if code.co_code[offset] == _UNPACKS else code.co_code[offset + 1]
@@ -62,11 +64,12 @@ class Site:
         self.where: CallSite | None = None
 
     def describe(self) -> CallSite:
-        """The site, for people."""
+        """The site, for people.  The caller has its code: in a frame, or in a ``Call``."""
         if self.where is None:
-            lines = [line for start, end, line in self.code.co_lines() if start <= self.offset < end and line]
-            line = lines[0] if lines else self.code.co_firstlineno
-            self.where = CallSite(self.code.co_filename, line, self.code.co_qualname)
+            code = self.code()
+            assert code is not None
+            lines = [line for start, end, line in code.co_lines() if start <= self.offset < end and line]
+            self.where = CallSite(code.co_filename, lines[0] if lines else code.co_firstlineno, code.co_qualname)
         return self.where
 
 
@@ -93,6 +96,7 @@ class Call:
 
     def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
         self.site = site
+        self.code = site.code()
         self.name = name
         self.argument = argument
         self.detection = detection
@@ -100,6 +104,7 @@ class Call:
 
 
 _sites: dict[tuple[int, int], Site] = {}
+"""What is known of call sites, by the identity of their code and their offset.  What is known goes with the code."""
 
 
 def excluded(code: CodeType) -> bool:
@@ -117,10 +122,14 @@ def own(code: CodeType) -> bool:
 
 def site_of(code: CodeType, offset: int) -> Site:
     """The site of an instruction, the same object each time."""
-    key = (id(code), offset)
+    key = id(code), offset
     site = _sites.get(key)
     if site is None:
-        site = _sites.setdefault(key, Site(code, offset))
+        site = Site(code, offset)
+        # The last thing that happens to the code, before another one can have its identity.  Nothing of it is Python
+        # code: it may happen anywhere.
+        site.code = weakref.ref(code, functools.partial(_sites.pop, key))
+        site = _sites.setdefault(key, site)
     return site
 
 
@@ -228,7 +237,7 @@ def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         lwp = current.get(os_ident())
         if lwp is not None:
             call = lwp.call
-            if call is not None and call.site.code is code and call.site.offset == offset:
+            if call is not None and call.code is code and call.site.offset == offset:
                 lwp.carrying.reactions.over(lwp, call, raised=False)
     except BaseException as exc:
         failed(exc)
@@ -240,7 +249,7 @@ def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         lwp = current.get(os_ident())
         if lwp is not None:
             call = lwp.call
-            if call is not None and call.site.code is code and call.site.offset == offset:
+            if call is not None and call.code is code and call.site.offset == offset:
                 lwp.carrying.reactions.over(lwp, call, raised=True)
     except BaseException as exc:
         failed(exc)

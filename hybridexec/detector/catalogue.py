@@ -15,6 +15,7 @@ import _socket
 import _thread
 import builtins
 import enum
+import functools
 import os
 import select
 import sqlite3
@@ -219,7 +220,7 @@ class Catalogue:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
-        self._awaited: list[tuple[str, Callable[[Any], None]]] = []
+        self._awaited: list[tuple[str, Callable[[Any], None], Callable[[], None] | None]] = []
         self._modules = 0  # how many there were when all names were looked up the last time
         for owner, names, will_block in _BUILT_IN:
             for name in names:
@@ -273,19 +274,24 @@ class Catalogue:
         binds: Binds | None = None,
         *,
         calls_back: bool = False,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
-        """Add a callable by its dotted name, as soon as its module is imported."""
+        """Add a callable by its dotted name, as soon as its module is imported; or say why it cannot be."""
 
         def add(found: Any) -> None:
             if is_c(found):
                 self.add(found, will_block, binds, calls_back=calls_back)
+            elif refused is not None:
+                refused("is implemented in Python, which does not block by itself")
 
-        self.when_imported(name, add)
+        absent = None if refused is None else functools.partial(refused, ABSENT)
+        self.when_imported(name, add, absent)
 
-    def when_imported(self, name: str, then: Callable[[Any], None]) -> None:
-        """Have a function called once with what a dotted name means, as soon as its module is imported."""
+    def when_imported(self, name: str, then: Callable[[Any], None], absent: Callable[[], None] | None = None) -> None:
+        """Have a function called once with what a dotted name means, as soon as its module is imported; or another
+        one, if the module has no such name then."""
         with self._lock:
-            self._awaited.append((name, then))
+            self._awaited.append((name, then, absent))
             self._modules = 0
 
     def resolve(self) -> None:
@@ -295,17 +301,19 @@ class Catalogue:
             return
         self._modules = modules
         for waiting in list(self._awaited):
-            name, then = waiting
+            name, then, absent = waiting
             found = find(name)
             if found is None and _is_loading(name):
                 self._modules = 0  # it may be there the next time
-            elif found is not None:
+            elif found is not None or (absent is not None and lacks(name)):
                 with self._lock:
                     mine = waiting in self._awaited  # or another thread has found it, too
                     if mine:
                         self._awaited.remove(waiting)
-                if mine:
+                if mine and found is not None:
                     then(found)
+                elif mine and absent is not None:
+                    absent()
 
     def get(self, callable: Any) -> Entry | None:
         """The entry of a callable, if it has one."""
@@ -358,6 +366,20 @@ def find(name: str) -> Any:
             else:
                 return found
     return None
+
+
+ABSENT = "does not exist, though its module is imported"
+
+
+def lacks(name: str) -> bool:
+    """Whether no import can bring what a dotted name means: it is not in the module that has to have it."""
+    parts = name.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module = sys.modules.get(".".join(parts[:cut]))
+        if module is not None:
+            whole = cut == len(parts) - 1 or not hasattr(module, "__path__") or parts[cut] in vars(module)
+            return whole and not _is_loading(name) and find(name) is None
+    return False
 
 
 def _is_loading(name: str) -> bool:

@@ -20,11 +20,13 @@ import math
 import sys
 import threading
 import weakref
+from logging import ERROR, WARNING
 from time import monotonic
-from types import CodeType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..identity import os_thread
+from ..limits import why_no_thread
 from ..log import say
 from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time
@@ -71,6 +73,10 @@ LATE = 0.05
 intervals: where several threads compute, each may have had it for one or two."""
 
 
+RETRY = 1.0
+"""Seconds after which the system is asked again for the thread that it has refused."""
+
+
 class _Look:
     """What the sampler saw of one loop the last time.  It keeps nothing of a step alive."""
 
@@ -84,7 +90,7 @@ class _Look:
         self.marks = 0
         self.cpu = 0.0  # the processor time of the LWP's thread ...
         self.time = 0.0  # ... by then
-        self.late: tuple[CodeType, int] | None = None  # where the step stood when this thread was late the last time
+        self.late = 0, -1  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
         self.backoff = 0  # ticks to let pass after false alarms
         self.stands: object = None  # where the loop stands while nobody executes on it
@@ -112,6 +118,7 @@ class Sampler:
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
         self._stray: threading.Thread | None = None  # one whose start was interrupted
+        self._refused: float | None = None  # when the system had no thread to give; None if it had
         self._tick = 1.0
         self._last_trap = 0.0
         self._waited: float | None = None  # how long the thread had waited for a processor ...
@@ -122,14 +129,11 @@ class Sampler:
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
     def watch(self, carrying: Carrying, *, again: bool = False) -> None:
-        """A loop runs: look at it.
+        """A loop runs: look at it.  If the system has no thread for that, its loops stay, and the log says why.
 
         Args:
             carrying: who carries it.
-            again: there is an LWP more, so there may be a thread for the sampler, too, where there was none before.
-
-        Raises:
-            RuntimeError, MemoryError: the system has no thread to give.
+            again: it may not be looked at, since an exception came up when it should have been.
         """
         with self._lock:
             if again and carrying.home is None:
@@ -145,18 +149,26 @@ class Sampler:
         """Start the thread.  The lock is held."""
         self._sleep = sleep = _Sleep()
         thread = OsThread(lambda: self._run(sleep), "hybridexec-sampler", lambda: self._ended(thread))
+        self._thread = thread
         try:
-            self._thread = thread
             thread.start()
         except (RuntimeError, MemoryError) as exc:
             self._thread = None
-            if "interpreter shutdown" not in str(exc):
-                raise
-            # 3.12 has no threads to give from then on: what is left to do is done without the sampler.
+            if "interpreter shutdown" in str(exc):
+                return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
+            if self._refused is None:
+                name = type(exc).__name__
+                text = "loops cannot move, and block as asyncio's do: no thread for the sampler (%s); %s"
+                say(ERROR, text, name, why_no_thread())
+            self._refused = monotonic()
+            return
         except BaseException:  # a signal handler has raised; the thread may run all the same, and ends by itself
             self._thread, self._stray = None, thread
             sleep.bell.ring()
             raise
+        if self._refused is not None:
+            self._refused = None
+            say(WARNING, "the system has a thread for the sampler now: loops move")
 
     def _ended(self, thread: threading.Thread) -> None:
         """The thread ends.  If nobody has told it to, another one goes on with its work."""
@@ -166,6 +178,16 @@ class Sampler:
                 if self._failures < FAILURES:
                     self._failures += 1
                     self._start()
+
+    def absent(self) -> bool:
+        """Whether no loop can move, as there is no thread to look at them.  It is asked for again now and then."""
+        if self._refused is None:
+            return False
+        with self._lock:
+            due = self._refused is not None and monotonic() - self._refused >= RETRY
+            if due and self._loops:
+                self._start()
+            return self._refused is not None
 
     def unwatch(self, carrying: Carrying) -> None:
         """A loop does not run any longer.  The thread ends with the last one."""
@@ -311,9 +333,9 @@ class Sampler:
         if late > LATE:
             # It has computed all the time, or stands in a call, or in the same one as when this thread was late the
             # last time; and this thread could not run.  Else the machine may have had something better to do.
-            place = (frame.f_code, frame.f_lasti)
+            place = id(frame.f_code), frame.f_lasti
             busy = paused < late / 2 or same or place == look.late
-            if busy and traps.may_call(*place) and self._wanted_gil(late):
+            if busy and traps.may_call(frame.f_code, frame.f_lasti) and self._wanted_gil(late):
                 reactions.held_gil(lwp, _call(frame, Detection.HELD_GIL, now - late), late)
             look.late = place
         if reactions.preempt is not None and lwp.trap is None and self._preempt(carrying, lwp, step, frame, now):
@@ -445,8 +467,8 @@ def _in_call(trap: Trap | None) -> bool:
 def _stands_in(call: Call, frame: FrameType) -> bool:
     """Whether a thread stands in a call that was seen when it began, or in this package's own code on the way there:
     else Python code runs that C code has called, and its calls go through this package's code as well."""
-    site, at = call.site, frame
-    while not (at.f_code is site.code and at.f_lasti == site.offset):
+    code, offset, at = call.code, call.site.offset, frame
+    while not (at.f_code is code and at.f_lasti == offset):
         if at.f_back is None or not own(at.f_code):
             return False
         at = at.f_back

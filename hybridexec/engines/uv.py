@@ -26,6 +26,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import asyncio
 import collections
+import contextlib
 import functools
 import gc
 import heapq
@@ -126,9 +127,10 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._csock.setblocking(False)
         super().add_reader(self._ssock, self._poked)
 
-    def __del__(self, finalize: Any = BaseEventLoop.__del__) -> None:
+    def __del__(self, finalize: Any = BaseEventLoop.__del__, suppress: Any = contextlib.suppress) -> None:
         if "_csock" not in vars(self):
-            super().close()  # its making has failed
+            with suppress(TypeError):  # its making has failed, maybe before uvloop's own had come far enough
+                super().close()
         else:
             finalize(self)  # (at the end of the interpreter the names of this module are gone)
 

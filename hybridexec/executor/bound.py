@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from ..following.children import Worker
 from ..identity import os_thread
-from ..upcalls import logger
+from ..log import say
 
 if TYPE_CHECKING:
     from .crew import Crew
@@ -75,7 +76,7 @@ class BoundLWP:
             try:
                 loop.run_forever()
             except (SystemExit, KeyboardInterrupt) as exc:
-                logger.error("a callback on %s has raised, and the loop goes on", self.name, exc_info=exc)
+                say(logging.ERROR, "a callback on %s raised; the loop continues", self.name, exc=exc)
 
     def _done(self) -> bool:
         user_thread = self._user_thread
@@ -90,7 +91,7 @@ class BoundLWP:
             self._user_thread = user_thread = None
             self._runner.close()
         except BaseException as exc:
-            logger.critical("the LWP %s ends", self.name, exc_info=exc)
+            say(logging.CRITICAL, "the LWP %s ends", self.name, exc=exc)
             if user_thread is not None:
                 user_thread.fail(exc)
         finally:

@@ -25,12 +25,13 @@ import asyncio
 import concurrent.futures.thread
 import enum
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
-from ..upcalls import logger
+from ..log import say
 from . import ending
 from .bound import BoundLWPs
 from .pending import Places
@@ -201,7 +202,7 @@ class Crew:
         try:
             self._initializer()
         except BaseException as exc:
-            logger.critical("an initializer of %s has raised", self.name, exc_info=exc)
+            say(logging.CRITICAL, "an initializer of %s raised", self.name, exc=exc)
             self.breaks("an initializer of the executor has raised, and it is not usable any more")
             return False
         return True

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator
 from time import monotonic
 from typing import Any, Literal, overload
 
-from ..config import Config, _one_of, _whole, check_names, resolve
+from ..config import Config, _one_of, _whole, check_names, resolve, shown
 from ..errors import ExecutorFullError
 from ..loop import HybridLoop
 from .crew import Crew
@@ -78,15 +78,15 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         if processors is not None:
             _whole("processors", processors, 1, 1 if model == "n:1" else _MOST, none=True)
         if not isinstance(name, str):
-            raise TypeError(f"name={name!r}: allowed is a string")
+            raise TypeError(f"name={shown(name)}: allowed is a string")
         if not name:
-            raise ValueError(f"name={name!r}: allowed is a string that is not empty")
+            raise ValueError(f"name={shown(name)}: allowed is a string that is not empty")
         if max_pending is not None:
             _whole("max_pending", max_pending, 1, sys.maxsize, none=True)
         if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer={initializer!r}: allowed are None and a callable")
+            raise TypeError(f"initializer={shown(initializer)}: allowed are None and a callable")
         if not isinstance(initargs, tuple):
-            raise TypeError(f"initargs={initargs!r}: allowed is a tuple")
+            raise TypeError(f"initargs={shown(initargs)}: allowed is a tuple")
         check_names(options, "processors", "model", "config", "name", "max_pending", "initializer", "initargs")
         settings = resolve(config, options)
         bound = processors if model == "1:1" and processors is not None else settings.max_lwps
@@ -258,7 +258,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         """
         _one_of("scope", scope, SCOPES)
         if name is not None and not isinstance(name, str):
-            raise TypeError(f"name={name!r}: allowed are None and a string")
+            raise TypeError(f"name={shown(name)}: allowed are None and a string")
         return self._launch(fn, args, kwargs, name, scope)
 
     @overload
@@ -365,7 +365,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
 
 def _check_callable(fn: object) -> None:
     if not callable(fn):
-        raise TypeError(f"fn={fn!r}: allowed are a coroutine function and any other callable")
+        raise TypeError(f"fn={shown(fn)}: allowed are a coroutine function and any other callable")
 
 
 def _results(

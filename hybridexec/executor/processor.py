@@ -40,14 +40,15 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..following.children import Worker
 from ..identity import os_ident
+from ..log import say, told
 from ..loop import HybridLoop
-from ..upcalls import logger
 from .user_thread import Stage
 
 if TYPE_CHECKING:
@@ -236,10 +237,10 @@ class Processor:
                         loop.run_forever()
                     except (SystemExit, KeyboardInterrupt) as exc:
                         # If it was a step of a user thread, that has it, too.
-                        logger.error("a callback on %s has raised, and the loop goes on", self.name, exc_info=exc)
+                        say(logging.ERROR, "a callback on %s raised; the loop continues", self.name, exc=exc)
         except BaseException as exc:
-            logger.critical("the home %s ends", self.name, exc_info=exc)
-            self._crew.breaks(f"a loop of the executor has ended by {exc!r}", self)
+            say(logging.CRITICAL, "the home %s ends", self.name, exc=exc)
+            self._crew.breaks(f"a loop of the executor was ended by {told(exc)}", self)
 
     # ---------------------------------------------------------------- steps of the loop
 

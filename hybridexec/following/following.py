@@ -7,15 +7,15 @@ their order, and what is too small for a file: the current task, the running loo
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import sys
 from asyncio import constants, events
 from typing import TYPE_CHECKING, Any
 
 from .. import detector
 from ..identity import get_ident
+from ..log import Trouble, say
 from ..lwp import LWP
-from ..upcalls import logger
 from . import children, rlocks, thread_locals
 from .tracers import Tracers
 from .transports import Conversations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
 # the thread, and stays with it, but for asyncio's tasks in Python.
 _current_tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # type: ignore[attr-defined]
+
+_refusals = Trouble("other LWPs could not have their loop's affinity and priority, either (%d)")
 
 
 class Following:
@@ -77,8 +79,9 @@ class Following:
     def follow(self, lwp: LWP) -> None:
         """The LWP has the loop from another one, or may have."""
         refused = self._attributes.taken(lwp)
-        if refused is not None:  # said in a step: the mutex is held
-            self._loop.call_soon(logger.error, "an LWP cannot have the loop's affinity and priority: %s", refused)
+        if refused is not None and _refusals.is_news(refused.errno):  # said in a step: the mutex is held
+            said = "an LWP cannot have the loop's affinity and priority: %s"
+            self._loop.call_soon(say, logging.ERROR, said, refused.strerror)
         self._tracers.taken(lwp)
 
     def left(self, lwp: LWP) -> None:
@@ -111,8 +114,7 @@ class Following:
     def started(self, lwp: LWP) -> None:
         """Make the calling thread ready to run the loop's code."""
         loop = self._loop
-        with contextlib.suppress(RuntimeError, MemoryError):  # it was said already that there is no thread for it
-            detector.sampler.watch(self._carrying, again=True)
+        detector.sampler.watch(self._carrying, again=True)
         self._connections.made_by(lwp.ident)
         self._tracers.started(lwp)
         events._set_running_loop(loop)

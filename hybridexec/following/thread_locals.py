@@ -21,13 +21,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import operator
 import sys
 import threading
 from typing import Any, NamedTuple
 
 from .. import identity, memory
-from ..upcalls import logger
+from ..log import say
 
 IN_DICTIONARY = sys.version_info < (3, 13)
 """Whether the values are in the dictionary of the thread's state."""
@@ -79,7 +80,10 @@ class _Words:
                 self._places = None
                 return False
             if not self._places:
-                logger.warning("this interpreter's threading.local values cannot be shared: they stay with each thread")
+                say(
+                    logging.WARNING,
+                    "this interpreter's threading.local values cannot be shared: they stay with each thread",
+                )
         return bool(self._places)
 
     def get(self) -> Values:

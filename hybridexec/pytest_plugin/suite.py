@@ -26,7 +26,7 @@ import hybridexec
 
 from .. import reactions
 from ..cli import loops
-from ..config import Config, check
+from ..config import Config, shown
 from ..detector import calls
 from ..errors import BlockingCallError
 from ..loop import HybridLoop
@@ -82,7 +82,7 @@ class Suite:
     def pytest_configure(self) -> None:
         """Refuse an environment that no loop can be made with."""
         try:
-            check(**self._base)
+            self._config({})  # its instruments, too
         except (TypeError, ValueError) as exc:
             raise pytest.UsageError(str(exc)) from None
 
@@ -200,7 +200,7 @@ def _options_of(item: pytest.Item) -> Options:
     for mark in reversed(list(item.iter_markers("hybridexec"))):
         if mark.args:
             names = ", ".join(field.name for field in dataclasses.fields(Config))
-            raise TypeError(f"{mark.args[0]!r} has no name: allowed are {names}")
+            raise TypeError(f"{shown(mark.args[0])} has no name: allowed are {names}")
         options |= mark.kwargs
     return options
 
