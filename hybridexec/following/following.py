@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import weakref
 from asyncio import constants, events
+from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
 from .. import detector
 from ..identity import get_ident
+from ..log import logger, say
 from ..lwp import LWP
-from ..upcalls import logger
 from . import children, rlocks, thread_locals
 from .tracers import Tracers
 from .transports import Conversations
@@ -40,6 +42,7 @@ class Following:
     Attributes:
         conversations: whose steps wait for one that blocks.
         rlocks: the RLocks that are the loop's.
+        tracers: its tracer and its profiler.
         values: the home's thread-locals; None where they cannot be shared.
     """
 
@@ -48,7 +51,8 @@ class Following:
         self._carrying = carrying
         self._attributes = reactions.attributes
         self._connections = reactions.connections
-        self._tracers = Tracers()
+        weak: Any = weakref.proxy(self)
+        self.tracers = Tracers(lambda text: weak._loop.call_soon(say, ERROR, text))
         self.conversations = Conversations()
         self.rlocks = reactions.affinity.rlocks
         self.values: thread_locals.Values | None = None
@@ -71,14 +75,14 @@ class Following:
 
     def gives(self, lwp: LWP) -> None:
         """The LWP is about to give the loop up."""
-        self._tracers.given(lwp)
+        self.tracers.given(lwp)
 
     def follow(self, lwp: LWP) -> None:
         """The LWP has the loop from another one, or may have."""
         refused = self._attributes.taken(lwp)
         if refused is not None:  # said in a step: the mutex is held
             self._loop.call_soon(logger.error, "an LWP cannot have the loop's affinity and priority: %s", refused)
-        self._tracers.taken(lwp)
+        self.tracers.taken(lwp)
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
@@ -111,7 +115,7 @@ class Following:
         """Make the calling thread ready to run the loop's code."""
         loop = self._loop
         self._connections.made_by(lwp.ident)
-        self._tracers.started(lwp)
+        self.tracers.started(lwp)
         events._set_running_loop(loop)
         sys.set_asyncgen_hooks(firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook)
 
