@@ -107,7 +107,7 @@ class Reactions:
                 self._carrying.mark(lwp)
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
-            raise self.telling.refusal(call, "")
+            raise self.telling.refusal(lwp, call, "")
         elif leaves:
             self._leave(lwp, call)
         else:
@@ -129,7 +129,7 @@ class Reactions:
             self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
-            raise self.telling.refusal(call, ", found when it was under way")
+            raise self.telling.refusal(lwp, call, ", found when it was under way")
         if not raised:
             self.interrupt(lwp)
 
@@ -354,7 +354,7 @@ class Reactions:
         traps.disarm(trap)
         reported, call.reported = call.reported, False  # told once, also where the call's own end is an event
         if reported and self.mode == "raise":
-            raise self.telling.refusal(call, ", found when it was under way")
+            raise self.telling.refusal(lwp, call, ", found when it was under way")
         self.interrupt(lwp)
 
     def _preempted(self, lwp: LWP, trap: Trap, code: CodeType) -> None:

@@ -10,16 +10,16 @@ from time import monotonic
 
 from ..upcalls import CallSite, Detection, Instrument, Upcall
 
-type _Group = tuple[CallSite | None, str | None]
+type Group = tuple[CallSite | None, str | None]
 type _Block = tuple[str, CallSite | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
-    """What is known of one call site and one callable.
+    """What is known of one line of the program and one callable.
 
     Attributes:
-        site: the call site; None where it is not known.
+        site: where the call stands, the first time: often in a library; None where it is not known.
         callable: the blocking callable; None where it is not known.
         detections: every way in which it was noticed, in the order of :class:`~hybridexec.Detection`.
         count: how often it blocked; the blocks that are not over are among them.
@@ -27,6 +27,8 @@ class ReportRow:
         longest: the longest of these, in seconds.
         pending: how many of its blocks are not over.
         pending_time: seconds since the first of these began; 0 if there is none.
+        program_site: the program's line; the call's where that is not known.
+        via: the function that the program has called there, the first time, if that is not the callable itself.
     """
 
     site: CallSite | None
@@ -37,12 +39,16 @@ class ReportRow:
     longest: float
     pending: int = 0
     pending_time: float = 0.0
+    program_site: CallSite | None = None
+    via: str | None = None
 
 
 class _Tally:
-    __slots__ = ("count", "detections", "longest", "total")
+    __slots__ = ("count", "detections", "longest", "site", "total", "via")
 
-    def __init__(self) -> None:
+    def __init__(self, upcall: Upcall) -> None:
+        self.site = upcall.site
+        self.via = upcall.via
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -50,23 +56,23 @@ class _Tally:
 
 
 class Report(Instrument):
-    """Adds up blocks by call site and callable.
+    """Adds up blocks by the program's line and the callable.
 
     One report may serve any number of loops.  Its methods may be called from any thread, and from a signal handler.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal handler may read while the thread that it interrupts writes
-        self._tallies: dict[_Group, _Tally] = {}
+        self._tallies: dict[Group, _Tally] = {}
         # What has begun, by LWP and call: an LWP has one step, so it is in a call once.
-        self._begun: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Block, float]]
+        self._begun: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Block, tuple[float, Group]]]
         self._begun = weakref.WeakKeyDictionary()
 
     def blocked(self, upcall: Upcall) -> None:
         """Count a block."""
         with self._lock:
             self._count(upcall)
-            self._begun.setdefault(upcall.loop, {})[_block(upcall)] = upcall.time
+            self._begun.setdefault(upcall.loop, {})[_block(upcall)] = upcall.time, group_of(upcall)
 
     def unblocked(self, upcall: Upcall) -> None:
         """Add the time of a block that is over; what was noticed afterwards only is counted here."""
@@ -81,16 +87,16 @@ class Report(Instrument):
         """The report so far.
 
         Returns:
-            A row for each call site and callable, the most expensive first.
+            A row for each line of the program and callable, the most expensive first.
         """
         now = monotonic()
         with self._lock:
-            pending: dict[_Group, list[float]] = {}
+            pending: dict[Group, list[float]] = {}
             for loop, begun in self._begun.items():
                 if loop.is_closed():
                     continue  # its steps are over: what has no end was never made (mode "raise")
-                for (_, site, name), since in begun.items():
-                    pending.setdefault((site, name), []).append(max(0.0, now - since))
+                for since, group in begun.values():
+                    pending.setdefault(group, []).append(max(0.0, now - since))
             rows = [self._row(group, tally, pending.get(group, [])) for group, tally in self._tallies.items()]
         rows.sort(key=lambda row: (row.total + row.pending_time, row.count), reverse=True)
         return rows
@@ -111,7 +117,9 @@ class Report(Instrument):
             self._begun.clear()
 
     def _tally(self, upcall: Upcall) -> _Tally:
-        tally = self._tallies.setdefault((upcall.site, upcall.callable), _Tally())
+        tally = self._tallies.get(group_of(upcall))
+        if tally is None:
+            tally = self._tallies[group_of(upcall)] = _Tally(upcall)
         if upcall.detection is not None:
             tally.detections.add(upcall.detection)
         return tally
@@ -122,9 +130,9 @@ class Report(Instrument):
         return tally
 
     @staticmethod
-    def _row(group: _Group, tally: _Tally, pending: list[float]) -> ReportRow:
+    def _row(group: Group, tally: _Tally, pending: list[float]) -> ReportRow:
         return ReportRow(
-            site=group[0],
+            site=tally.site,
             callable=group[1],
             detections=tuple(detection for detection in Detection if detection in tally.detections),
             count=tally.count,
@@ -132,7 +140,20 @@ class Report(Instrument):
             longest=tally.longest,
             pending=len(pending),
             pending_time=max(pending, default=0.0),
+            program_site=group[0],
+            via=tally.via,
         )
+
+
+def chain(via: str | None, callable: str | None) -> str:
+    """What the program has called, for people: the callable, or by way of what it was called."""
+    name = callable or "?"
+    return name if via is None else f"{via} -> {name.rpartition('.')[2]}"
+
+
+def group_of(upcall: Upcall) -> Group:
+    """What the row of an upcall is known by."""
+    return upcall.program_site or upcall.site, upcall.callable
 
 
 def _block(upcall: Upcall) -> _Block:
