@@ -196,3 +196,18 @@ def test_a_call_that_mode_raise_refuses_is_counted() -> None:
     hybridexec.run(main(), mode="raise", instruments=[report])
     (row,) = report.rows()
     assert (row.count, row.total, row.pending) == (3, 0.0, 0)
+
+
+def test_a_report_has_a_bounded_number_of_rows(loop: asyncio.AbstractEventLoop) -> None:
+    report = Report()
+    for line in range(7000):
+        site = CallSite("<made>", line, "f")
+        for kind, duration in (UpcallKind.BLOCKED, None), (UpcallKind.UNBLOCKED, 1.0):
+            upcall = Upcall(kind, 0.0, loop, "lwp", site=site, callable="time.sleep", duration=duration)
+            (report.blocked if duration is None else report.unblocked)(upcall)
+    rows = report.rows()
+    assert len(rows) == 5001
+    assert sum(row.count for row in rows) == sum(row.total for row in rows) == 7000
+    (others,) = [row for row in rows if row.count > 1]
+    assert (others.count, others.pending) == (2000, 0)
+    assert (others.site, others.program_site, others.callable) == (None, None, "(at other lines)")

@@ -13,6 +13,12 @@ from ..upcalls import CallSite, Detection, Instrument, Upcall
 type Group = tuple[CallSite | None, str | None]
 type _Block = tuple[str, CallSite | None, str | None]
 
+MOST = 5000
+"""Rows of a report; a program that makes code while it runs may block at any number of lines."""
+
+OTHERS: Group = None, "(at other lines)"
+"""The row of all that there is no other row for any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReportRow:
@@ -46,9 +52,9 @@ class ReportRow:
 class _Tally:
     __slots__ = ("count", "detections", "longest", "site", "total", "via")
 
-    def __init__(self, upcall: Upcall) -> None:
-        self.site = upcall.site
-        self.via = upcall.via
+    def __init__(self, site: CallSite | None, via: str | None) -> None:
+        self.site = site
+        self.via = via
         self.count = 0
         self.total = 0.0
         self.longest = 0.0
@@ -56,7 +62,7 @@ class _Tally:
 
 
 class Report(Instrument):
-    """Adds up blocks by the program's line and the callable.
+    """Adds up blocks by the program's line and the callable; beyond :data:`MOST` of these, all that is new in one row.
 
     One report may serve any number of loops.  Its methods may be called from any thread, and from a signal handler.
     """
@@ -68,11 +74,16 @@ class Report(Instrument):
         self._begun: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Block, tuple[float, Group]]]
         self._begun = weakref.WeakKeyDictionary()
 
+    def group_of(self, upcall: Upcall) -> Group:
+        """What the row of an upcall is known by."""
+        group = upcall.program_site or upcall.site, upcall.callable
+        return group if group in self._tallies or len(self._tallies) < MOST else OTHERS
+
     def blocked(self, upcall: Upcall) -> None:
         """Count a block."""
         with self._lock:
             self._count(upcall)
-            self._begun.setdefault(upcall.loop, {})[_block(upcall)] = upcall.time, group_of(upcall)
+            self._begun.setdefault(upcall.loop, {})[_block(upcall)] = upcall.time, self.group_of(upcall)
 
     def unblocked(self, upcall: Upcall) -> None:
         """Add the time of a block that is over; what was noticed afterwards only is counted here."""
@@ -117,9 +128,10 @@ class Report(Instrument):
             self._begun.clear()
 
     def _tally(self, upcall: Upcall) -> _Tally:
-        tally = self._tallies.get(group_of(upcall))
+        group = self.group_of(upcall)
+        tally = self._tallies.get(group)
         if tally is None:
-            tally = self._tallies[group_of(upcall)] = _Tally(upcall)
+            tally = self._tallies[group] = _Tally(None, None) if group is OTHERS else _Tally(upcall.site, upcall.via)
         if upcall.detection is not None:
             tally.detections.add(upcall.detection)
         return tally
@@ -149,11 +161,6 @@ def chain(via: str | None, callable: str | None) -> str:
     """What the program has called, for people: the callable, or by way of what it was called."""
     name = callable or "?"
     return name if via is None else f"{via} -> {name.rpartition('.')[2]}"
-
-
-def group_of(upcall: Upcall) -> Group:
-    """What the row of an upcall is known by."""
-    return upcall.program_site or upcall.site, upcall.callable
 
 
 def _block(upcall: Upcall) -> _Block:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from ..instruments import Report
-from ..instruments.report import Group, chain, group_of
+from ..instruments.report import Group, chain
 from ..upcalls import Upcall
 
 
@@ -56,7 +56,7 @@ class Blocks(Report):
         super().unblocked(upcall)
 
     def _note(self, upcall: Upcall) -> None:
-        self._first.setdefault(group_of(upcall), self._test())
+        self._first.setdefault(self.group_of(upcall), self._test())
 
     def pack(self) -> list[tuple[Any, ...]]:
         """The rows as what may be sent to another process."""
@@ -80,7 +80,7 @@ class Blocks(Report):
                 row.count,
                 row.total,
                 row.longest,
-                self._first[row.program_site, row.callable],
+                self._first.get((row.program_site, row.callable), "?"),
             )
             for row in self.rows()
         ]
