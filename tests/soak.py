@@ -124,7 +124,7 @@ def fresh(number: int, body: str) -> Callable[[threading.Lock], object]:
     """A function with code of its own, and a file of its own."""
     names: dict[str, Any] = {"sleep": time.sleep, "usleep": LIBC.usleep, "blocking": hybridexec.blocking}
     exec(compile(f"def f(lock):\n    {body}\n", f"<fresh {number}>", "exec"), names)
-    return names["f"]  # type: ignore[no-any-return]
+    return names["f"]
 
 
 class Scene:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
+import importlib
 import io
 import os
 import queue
@@ -69,7 +70,7 @@ def test_calls_of_the_library_are_the_lines_that_make_them() -> None:
     event: threading.Event = threading.Event()
     things: queue.Queue[int] = queue.Queue()
     future: Future[int] = Future()
-    seen = {}
+    seen: dict[CallSite, tuple[str | None, ...]] = {}
     for wait, thing, release in (
         (waits_for_event, event, event.set),
         (waits_for_queue, things, functools.partial(things.put, 1)),
@@ -107,7 +108,7 @@ def test_a_region_in_a_library_is_the_program_s_line(tmp_path: Path, monkeypatch
         "import os, hybridexec\ndef query(fd):\n    with hybridexec.blocking():\n        return os.read(fd, 1)\n"
     )
     monkeypatch.syspath_prepend(installed)
-    import driver
+    driver = importlib.import_module("driver")
 
     with pipe() as (reader, writer):
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import io
 import os
@@ -20,9 +21,9 @@ from hybridexec.cli import table
 from hybridexec.instruments import Report, ReportRow
 
 
-def row_of(site: CallSite, *fields: Any, **more: Any) -> ReportRow:
+def row_of(site: CallSite, callable: str, detections: tuple[Detection, ...], *figures: Any) -> ReportRow:
     """A row of a call that is the program's own."""
-    return ReportRow(site, *fields, **more, program_site=site)
+    return dataclasses.replace(ReportRow(site, callable, detections, *figures), program_site=site)
 
 
 HERE = CallSite("app.py", 7, "handler")
