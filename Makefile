@@ -9,11 +9,13 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
 
 # What another engine changes, and what can differ between Pythons.  All the rest is run once, on 3.13.
-ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines asyncio_features signals exceptions stopping ending fork modes factories \
-	cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere)
+ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines asyncio_features signals exceptions stopping ending \
+	fork modes factories cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere \
+	tracers_that_stay fresh_code)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract broken_off detector catalogue libraries regions modes preemption tools asyncio_features \
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads finalizers \
-	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters)
+	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters tracers_that_stay fresh_code \
+	instruments_that_fail limits no_threads)
 
 .PHONY: bootstrap demo test test-engine test-version conformance compatibility lint types lowest hunt clean
 

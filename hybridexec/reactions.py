@@ -110,7 +110,7 @@ class Reactions:
                 self._carrying.mark(lwp)
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
-            raise _for_step(lwp, self.telling.refusal(call, ""))
+            raise _for_step(lwp, self.telling.refusal(lwp, call, ""))
         elif leaves:
             self._leave(lwp, call)
         else:
@@ -132,9 +132,11 @@ class Reactions:
             self._carrying.hold_again(lwp)
             raise
         self.resume(lwp, call)
+        if call.binds is Binds.ATTRIBUTES:
+            self.attributes.changed(lwp)
         late = call.reported and self.mode == "raise" and call.detection is Detection.DECLARED and not raised
         if late and self._may_leave(lwp, sys._getframe(2)):
-            raise _for_step(lwp, self.telling.refusal(call, ", found when it was under way"))
+            raise _for_step(lwp, self.telling.refusal(lwp, call, ", found when it was under way"))
         if not raised:
             self.interrupt(lwp)
 
@@ -370,7 +372,7 @@ class Reactions:
             raise
         reported, call.reported = call.reported, False  # told once, also where the call's own end is an event
         if reported and self.mode == "raise":
-            raise _for_step(lwp, self.telling.refusal(call, ", found when it was under way"))
+            raise _for_step(lwp, self.telling.refusal(lwp, call, ", found when it was under way"))
         self.interrupt(lwp)
 
     def _preempted(self, lwp: LWP, trap: Trap, code: CodeType) -> None:

@@ -6,23 +6,24 @@ What is done about a block is decided in ``reactions.py``; nothing here changes 
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType
-from typing import TYPE_CHECKING
 
+from .carrying import Carrying
 from .detector.calls import Call, Site
 from .errors import BlockingCallError
 from .identity import os_ident
 from .log import LISTED, told
 from .lwp import IN_POLL, LWP, TASK_OF_THREAD
+from .program import origin
 from .tasks import task_of
-from .upcalls import Detection, Emitter, Upcall, UpcallKind
+from .upcalls import Detection, Emitter, Origin, Upcall, UpcallKind
 
-if TYPE_CHECKING:
-    from .carrying import Carrying
+_CARRY = Carrying.carry.__code__  # below it is who has called run()
 
 
 class Telling:
@@ -45,6 +46,7 @@ class Telling:
         self._emitter = emitter
         self._lock = threading.Lock()
         self.when_refused: Callable[[BlockingCallError], object] | None = None
+        self._bottoms: frozenset[int] = frozenset()  # the identities of the code whose frames call steps
         self.longest = 0.0
         self.total = 0.0
 
@@ -92,7 +94,9 @@ class Telling:
             call.user_thread = self.task_name(lwp)
         if call.in_poll is None:  # told once: the sampler may tell the end when the step is over already
             call.in_poll = lwp.handle is IN_POLL
+            call.origin = self._origin(lwp)
         site = call.site.describe()
+        program_site, via = call.origin or (None, None)
         return Upcall(
             kind,
             monotonic(),
@@ -104,14 +108,24 @@ class Telling:
             call.detection,
             duration,
             in_poll=call.in_poll,
+            program_site=program_site,
+            via=via,
         )
+
+    def _origin(self, lwp: LWP) -> Origin | None:
+        """Where the program has called what an LWP's step stands in."""
+        if not self._bottoms:
+            self._bottoms = frozenset(map(id, (*self._carrying.runner_codes, _CARRY)))
+        return origin(sys._getframe(2) if lwp.ident == os_ident() else lwp.frame(), self._bottoms)
 
     # ---------------------------------------------------------------- mode "raise"
 
-    def refusal(self, call: Call, when: str) -> BlockingCallError:
+    def refusal(self, lwp: LWP, call: Call, when: str) -> BlockingCallError:
         """The exception that a call is refused with."""
+        made, found = call.site.describe(), self._origin(lwp)
+        place = f"{made}" if found is None or found.site == made else f"{found.site}, by way of {made}"
         error = BlockingCallError(
-            f"{call.name or 'a call'} blocks the event loop at {call.site.describe()} ({call.detection.value}{when})"
+            f"{call.name or 'a call'} blocks the event loop at {place} ({call.detection.value}{when})"
         )
         if self.when_refused is not None:
             self.when_refused(error)

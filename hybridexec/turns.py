@@ -98,7 +98,10 @@ class Turns(_Engine):
                     ready[-1]._scheduled = False
             while lwp.kept:
                 ready.appendleft(lwp.kept.pop())
-            return self._run_batch(lwp)
+            held = self._run_batch(lwp)
+            if self._following.tracers.active:
+                self._following.tracers.covered(lwp)
+            return held
         except BaseException as exc:  # asyncio raises it out of run_forever(), and so does the home
             if lwp is self._carrying.home or self._carrying.is_forked():
                 raise

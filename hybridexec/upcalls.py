@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .identity import on_main_thread
 from .log import logger, say
@@ -70,6 +70,18 @@ class CallSite:
         return f"{self.file}:{self.line}:{self.function}"
 
 
+class Origin(NamedTuple):
+    """Where the program has called what blocks.
+
+    Attributes:
+        site: the program's line.
+        via: the function that it has called there, where that, or what it has called, makes the call that blocks.
+    """
+
+    site: CallSite
+    via: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Upcall:
     """One notice of the detector or of the pool.
@@ -80,12 +92,15 @@ class Upcall:
         loop: the event loop it concerns.
         lwp: the name of the LWP, as ``threading.enumerate()`` shows it.
         user_thread: the name of the task whose step it is; None outside a task and for notices of the pool.
-        site: the call site; None where there is none.
+        site: where the call that blocks stands, often in a library; None where there is none.
         callable: the blocking callable, as ``module.name``; None where it is not known.
         detection: how it was noticed; None for notices of the pool.
         duration: seconds the block took, once it is over (UNBLOCKED); None before.
         in_poll: whether it is a call in a method of a protocol, which the engine makes in the middle of its poll
             (uvloop): the loop cannot move away from there.
+        program_site: the innermost line of the program on the way to that call: neither the standard library's, nor an
+            installed package's.  If there is none, the outermost that is not asyncio's; None if that cannot be told.
+        via: the function that the program has called there, as ``module.name``, if that is not the callable itself.
     """
 
     kind: UpcallKind
@@ -98,6 +113,8 @@ class Upcall:
     detection: Detection | None = None
     duration: float | None = None
     in_poll: bool = False
+    program_site: CallSite | None = None
+    via: str | None = None
 
 
 class Instrument:

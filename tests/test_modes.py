@@ -214,6 +214,7 @@ def test_an_upcall_says_all_there_is_to_say() -> None:
         callable="posix.read",
         detection=Detection.DECLARED,
         duration=None,
+        program_site=CallSite(__file__, line_of(block, 1), block.__qualname__),
     )
     assert began <= blocked.time <= unblocked.time <= ended
     assert unblocked.duration is not None

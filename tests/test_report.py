@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import io
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,12 @@ import hybridexec
 from hybridexec import CallSite, Detection, Upcall, UpcallKind
 from hybridexec.cli import table
 from hybridexec.instruments import Report, ReportRow
+
+
+def row_of(site: CallSite, callable: str, detections: tuple[Detection, ...], *figures: Any) -> ReportRow:
+    """A row of a call that is the program's own."""
+    return dataclasses.replace(ReportRow(site, callable, detections, *figures), program_site=site)
+
 
 HERE = CallSite("app.py", 7, "handler")
 THERE = CallSite("app.py", 9, "other")
@@ -66,9 +74,9 @@ def test_blocks_are_grouped_by_site_and_callable(loop: asyncio.AbstractEventLoop
     block(report, loop, 2.0, callable="os.read")
     block(report, loop, 1.0, site=THERE)
     assert report.rows() == [
-        ReportRow(HERE, "os.read", (Detection.DECLARED,), 1, 2.0, 2.0),
-        ReportRow(THERE, "time.sleep", (Detection.DECLARED,), 1, 1.0, 1.0),
-        ReportRow(HERE, "time.sleep", (Detection.DECLARED, Detection.DISCOVERED), 2, 0.1 + 0.3, 0.3),
+        row_of(HERE, "os.read", (Detection.DECLARED,), 1, 2.0, 2.0),
+        row_of(THERE, "time.sleep", (Detection.DECLARED,), 1, 1.0, 1.0),
+        row_of(HERE, "time.sleep", (Detection.DECLARED, Detection.DISCOVERED), 2, 0.1 + 0.3, 0.3),
     ]
     assert report.frozen_time() == pytest.approx(3.4)
 
@@ -87,7 +95,7 @@ def test_a_block_that_is_not_over_is_shown_as_such(loop: asyncio.AbstractEventLo
 def test_what_was_noticed_afterwards_only_counts_too(loop: asyncio.AbstractEventLoop) -> None:
     report = Report()
     report.unblocked(upcall(UpcallKind.UNBLOCKED, loop, detection=Detection.HELD_GIL, duration=0.2))
-    assert report.rows() == [ReportRow(HERE, "time.sleep", (Detection.HELD_GIL,), 1, 0.2, 0.2)]
+    assert report.rows() == [row_of(HERE, "time.sleep", (Detection.HELD_GIL,), 1, 0.2, 0.2)]
 
 
 def test_nothing_is_blocked_in_a_loop_that_is_closed_or_gone() -> None:
@@ -100,7 +108,7 @@ def test_nothing_is_blocked_in_a_loop_that_is_closed_or_gone() -> None:
         assert report.rows()[0].pending == 0
     del first, second, loop
     gc.collect()
-    assert report.rows() == [ReportRow(HERE, "time.sleep", (Detection.DECLARED,), 2, 0.0, 0.0)]
+    assert report.rows() == [row_of(HERE, "time.sleep", (Detection.DECLARED,), 2, 0.0, 0.0)]
 
 
 def test_a_cleared_report_is_empty(loop: asyncio.AbstractEventLoop) -> None:
@@ -128,7 +136,7 @@ def test_upcalls_of_many_threads_are_all_counted(loop: asyncio.AbstractEventLoop
         thread.start()
     for thread in threads:
         thread.join()
-    assert report.rows() == [ReportRow(HERE, "time.sleep", (Detection.DECLARED,), 4000, 4000.0, 1.0)]
+    assert report.rows() == [row_of(HERE, "time.sleep", (Detection.DECLARED,), 4000, 4000.0, 1.0)]
 
 
 def test_the_table_of_no_terminal_has_whole_lines_and_no_control_codes(loop: asyncio.AbstractEventLoop) -> None:
@@ -189,3 +197,18 @@ def test_a_call_that_mode_raise_refuses_is_counted() -> None:
     hybridexec.run(main(), mode="raise", instruments=[report])
     (row,) = report.rows()
     assert (row.count, row.total, row.pending) == (3, 0.0, 0)
+
+
+def test_a_report_has_a_bounded_number_of_rows(loop: asyncio.AbstractEventLoop) -> None:
+    report = Report()
+    for line in range(7000):
+        site = CallSite("<made>", line, "f")
+        for kind, duration in (UpcallKind.BLOCKED, None), (UpcallKind.UNBLOCKED, 1.0):
+            upcall = Upcall(kind, 0.0, loop, "lwp", site=site, callable="time.sleep", duration=duration)
+            (report.blocked if duration is None else report.unblocked)(upcall)
+    rows = report.rows()
+    assert len(rows) == 5001
+    assert sum(row.count for row in rows) == sum(row.total for row in rows) == 7000
+    (others,) = [row for row in rows if row.count > 1]
+    assert (others.count, others.pending) == (2000, 0)
+    assert (others.site, others.program_site, others.callable) == (None, None, "(at other lines)")

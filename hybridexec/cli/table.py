@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..instruments import Report, ReportRow
+from ..instruments.report import chain
 from ..upcalls import CallSite
 
 _UNBOUNDED = 10_000  # columns; where nobody looks, no line is broken
@@ -62,8 +63,8 @@ def table_of(rows: list[ReportRow]) -> Table:
         table.add_column("still blocked", justify="right", no_wrap=True)
     for row in rows:
         cells = [
-            _place(row.site),
-            row.callable or "?",
+            _place(row.program_site),
+            chain(row.via, row.callable),
             ", ".join(detection.value for detection in row.detections) or "?",
             str(row.count),
             time(row.total) if row.total else "-",

@@ -28,7 +28,7 @@ from typing import Any
 from ..following.rlocks import noticed_in_region
 from ..identity import os_ident
 from ..lwp import Bell, Region, current
-from ..upcalls import CallSite, Detection
+from ..upcalls import CallSite, Detection, Origin
 from . import catalogue
 from .catalogue import Binds, Verdict
 from .failing import failed
@@ -91,6 +91,8 @@ class Call:
     user_thread: str | None = None
     in_poll: bool | None = None
     """Whether the engine's poll has called what makes it, once that was told."""
+    origin: Origin | None = None
+    """Where the program has called what makes it, once that was told."""
     outer: Call | None = None
     """The call whose C code has called back into Python."""
 

@@ -7,9 +7,10 @@ their order, and what is too small for a file: the current task, the running loo
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
+import weakref
 from asyncio import constants, events
+from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
 from .. import detector
@@ -43,6 +44,7 @@ class Following:
     Attributes:
         conversations: whose steps wait for one that blocks.
         rlocks: the RLocks that are the loop's.
+        tracers: its tracer and its profiler.
         values: the home's thread-locals; None where they cannot be shared.
     """
 
@@ -51,7 +53,8 @@ class Following:
         self._carrying = carrying
         self._attributes = reactions.attributes
         self._connections = reactions.connections
-        self._tracers = Tracers()
+        weak: Any = weakref.proxy(self)
+        self.tracers = Tracers(lambda text: weak._loop.call_soon(say, ERROR, text))
         self.conversations = Conversations()
         self.rlocks = reactions.affinity.rlocks
         self.values: thread_locals.Values | None = None
@@ -74,15 +77,15 @@ class Following:
 
     def gives(self, lwp: LWP) -> None:
         """The LWP is about to give the loop up."""
-        self._tracers.given(lwp)
+        self.tracers.given(lwp)
 
     def follow(self, lwp: LWP) -> None:
         """The LWP has the loop from another one, or may have."""
         refused = self._attributes.taken(lwp)
         if refused is not None and _refusals.is_news(refused.errno):  # said in a step: the mutex is held
             said = "an LWP cannot have the loop's affinity and priority: %s"
-            self._loop.call_soon(say, logging.ERROR, said, refused.strerror)
-        self._tracers.taken(lwp)
+            self._loop.call_soon(say, ERROR, said, refused.strerror)
+        self.tracers.taken(lwp)
 
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
@@ -116,7 +119,7 @@ class Following:
         loop = self._loop
         detector.sampler.watch(self._carrying, again=True)
         self._connections.made_by(lwp.ident)
-        self._tracers.started(lwp)
+        self.tracers.started(lwp)
         events._set_running_loop(loop)
         sys.set_asyncgen_hooks(firstiter=loop._asyncgen_firstiter_hook, finalizer=loop._asyncgen_finalizer_hook)
 

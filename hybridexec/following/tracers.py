@@ -13,12 +13,18 @@ it sets the same, if it has something else.  While nobody traces, that is a comp
   on without that debugger, until the step is back.
 * A step that was without the loop may have set a tracer there (in ``blocking()``): when it comes back it is the loop's.
 
-The tracer is set last of all when an LWP takes the loop, and sees the protocol's frames from then on, as one that was
-there before the loop does.
+* What cannot be called (a profiler that C code has set) stays on its thread, and so does what raises on another one.
+  The log says so once, and the loop continues.
+
+A spare gets a *guard*, which looks for the first frame of the program's and puts the real one in its own place there.
+When the steps of a turn are over it gets its guard back.  So what a tracer raises on a spare comes up in a step, or in
+what runs the steps, and not in the middle of the protocol.  The home keeps its own, as it does without
+this package: there a tracer sees the frames of the loop, too.
 """
 
 from __future__ import annotations
 
+import collections
 import functools
 import sys
 import threading
@@ -29,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from .. import memory
 from ..detector.calls import own
 from ..identity import os_ident
+from ..lwp import IN_POLL
 
 if TYPE_CHECKING:
     from ..lwp import LWP
@@ -41,16 +48,98 @@ _SYSTEM = 1 << 6 | 1 << 7
 """The tools of ``sys.monitoring`` that stand for all profilers and all tracers."""
 
 
+_REMEMBERED = 16
+"""So many tracers that have raised elsewhere are known to have done so."""
+
 _BUSY = object()
 """Stands for the tracer of a step that the loop has left while it ran."""
 
 
-class Tracers:
-    """The tracer and the profiler of one loop.  Only its holder changes them, or the sampler on the holder's behalf."""
+class _Guard:
+    """Stands on a spare for a tracer or a profiler until the program's code runs there.
 
-    def __init__(self) -> None:
+    Args:
+        tracers: whose it is.
+        lwp: the spare.
+        put: sets one on the calling thread.
+        real: what it stands for.
+        wanted: what the loop has; a hook for new threads may stand for that.
+    """
+
+    __slots__ = ("_lwp", "_put", "_tracers", "_wanted", "real")
+
+    def __init__(self, tracers: Tracers, lwp: LWP, put: Callable[[Any], None], real: Any, wanted: Any) -> None:
+        self.real = real
+        self._tracers = tracers
+        self._lwp = lwp
+        self._put = put
+        self._wanted = wanted
+
+    def __call__(self, frame: FrameType, event: str, arg: Any) -> Any:
+        """An event on the spare's thread."""
+        if self._lwp.handle is None or own(frame.f_code):
+            return None
+        if self._lwp.handle is not IN_POLL:  # in a poll the program's code is called in the middle of the protocol
+            self._put(self.real)
+            self._tracers.active = True
+        try:
+            return self.real(frame, event, arg)
+        except BaseException as exc:  # a signal handler's is put off: it has interrupted this package's code
+            self._put(None)
+            self._tracers.raised(self._wanted, exc)
+            return None
+
+
+def _real(function: Any) -> Any:
+    """What a guard stands for; anything else stands for itself."""
+    return function.real if type(function) is _Guard else function
+
+
+class Tracers:
+    """The tracer and the profiler of one loop.  Only its holder changes them, or the sampler on the holder's behalf.
+
+    Args:
+        tell: says something in a step.
+
+    Attributes:
+        active: whether a spare may have one that is not covered by a guard.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
         self._tracer: Any = None
         self._profiler: Any = None
+        self._tell = tell
+        self.active = False
+        self._stay: collections.deque[Any] = collections.deque(maxlen=_REMEMBERED)
+        self._told: set[tuple[str, str]] = set()
+        self._untold: list[str] = []
+
+    def stays(self, function: Any, reason: str) -> None:
+        """A tracer or a profiler stays on its thread, and this is to be said.  The caller may hold the mutex."""
+        kind = f"{type(function).__module__}.{type(function).__qualname__}"
+        if (kind, reason) not in self._told:
+            self._told.add((kind, reason))
+            self._untold.append(f"a tracer or profiler of type {kind} {reason}: it stays there")
+
+    def raised(self, function: Any, exc: BaseException) -> None:
+        """One has raised on a spare, whose step this is."""
+        self._stay.append(function)
+        self.stays(function, f"has raised {type(exc).__name__} on another thread than its own")
+        self._say()
+
+    def _say(self) -> None:
+        while self._untold:
+            self._tell(self._untold.pop())
+
+    def _fit(self, function: Any) -> Any:
+        """What of a thread's is the loop's, too."""
+        function = _real(function)
+        if function is None or any(function is each for each in self._stay):
+            return None
+        if not callable(function):
+            self.stays(function, "cannot be called, and so not be set on another thread than its own")
+            return None
+        return function
 
     @staticmethod
     def started(lwp: LWP) -> None:
@@ -71,6 +160,7 @@ class Tracers:
             if there is None:
                 return
             tracer, profiler = there
+        tracer, profiler = self._fit(tracer), self._fit(profiler)
         known = lwp.tracers
         if tracer is not known[0] or profiler is not known[1]:
             lwp.tracers, lwp.hooks = (tracer, profiler), (threading.gettrace(), threading.getprofile())
@@ -78,11 +168,25 @@ class Tracers:
         if tracer is not None and lwp.ident != os_ident() and _stands_in_tracer(lwp, tracer):
             self._tracer, lwp.tracers = None, (_BUSY, profiler)
 
+    def covered(self, lwp: LWP) -> None:
+        """The steps of a turn are over on an LWP: if it is a spare, a guard covers what they have run under."""
+        tracer, profiler = sys.gettrace(), sys.getprofile()
+        if lwp is lwp.carrying.home or (tracer is None and profiler is None):
+            return
+        if tracer is not None:
+            sys.settrace(None)
+        if profiler is not None:
+            sys.setprofile(None)
+        self._wear(lwp, self._fit(tracer), self._fit(profiler))
+
     def taken(self, lwp: LWP) -> None:
         """The calling thread, an LWP, holds the loop."""
+        if self._untold:
+            self._say()
         tracer, profiler = sys.gettrace(), sys.getprofile()
         if tracer is self._tracer and profiler is self._profiler:
             return
+        tracer, profiler = self._fit(tracer), self._fit(profiler)
         if lwp.handle is not None:
             if tracer is not lwp.tracers[0]:
                 self._tracer = tracer
@@ -91,13 +195,30 @@ class Tracers:
         trace, tracer_hook = _choose(tracer, self._tracer, lwp.hooks[0], threading.gettrace)
         profile, profiler_hook = _choose(profiler, self._profiler, lwp.hooks[1], threading.getprofile)
         lwp.hooks = tracer_hook, profiler_hook
-        if trace is not tracer:
+        if trace is not tracer or profile is not profiler:
+            self._wear(lwp, trace, profile)
+
+    def _wear(self, lwp: LWP, trace: Any, profile: Any) -> None:
+        """Set a tracer and a profiler on the calling thread; None leaves there what stays there."""
+        tracer, profiler = sys.gettrace(), sys.getprofile()
+        if _guards(lwp):
+            if trace is not None:
+                trace = _Guard(self, lwp, sys.settrace, trace, self._tracer)
+            if profile is not None:
+                profile = _Guard(self, lwp, sys.setprofile, profile, self._profiler)
+        changes = trace is not tracer and (trace is not None or self._fit(tracer) is not None)
+        if changes:
             _untrace()
         # No function of ours is called after that: a debugger may stop in it.
-        if profile is not profiler:
+        if profile is not profiler and (profile is not None or self._fit(profiler) is not None):
             sys.setprofile(profile)
-        if trace is not tracer:
+        if changes:
             sys.settrace(trace)
+
+
+def _guards(lwp: LWP) -> bool:
+    """Whether an LWP gets guards now: it is a spare without a step."""
+    return lwp.handle is None and lwp is not lwp.carrying.home
 
 
 def _choose(mine: Any, wanted: Any, known: Any, hook_for_threads: Callable[[], Any]) -> tuple[Any, Any]:

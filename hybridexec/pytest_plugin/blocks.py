@@ -7,7 +7,8 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from ..instruments import Report
-from ..upcalls import CallSite, Upcall
+from ..instruments.report import Group, chain
+from ..upcalls import Upcall
 
 
 @dataclass(slots=True)
@@ -41,7 +42,7 @@ class Blocks(Report):
     def __init__(self, test: Callable[[], str]) -> None:
         super().__init__()
         self._test = test
-        self._first: dict[tuple[CallSite | None, str | None], str] = {}
+        self._first: dict[Group, str] = {}
         self._others: list[Row] = []
 
     def blocked(self, upcall: Upcall) -> None:
@@ -55,7 +56,7 @@ class Blocks(Report):
         super().unblocked(upcall)
 
     def _note(self, upcall: Upcall) -> None:
-        self._first.setdefault((upcall.site, upcall.callable), self._test())
+        self._first.setdefault(self.group_of(upcall), self._test())
 
     def pack(self) -> list[tuple[Any, ...]]:
         """The rows as what may be sent to another process."""
@@ -74,12 +75,12 @@ class Blocks(Report):
         merged: dict[tuple[str, str], Row] = {}
         own = [
             Row(
-                row.callable or "?",
-                str(row.site or "?"),
+                chain(row.via, row.callable),
+                str(row.program_site or "?"),
                 row.count,
                 row.total,
                 row.longest,
-                self._first[row.site, row.callable],
+                self._first.get((row.program_site, row.callable), "?"),
             )
             for row in self.rows()
         ]
