@@ -52,6 +52,7 @@ from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
+from .lacking import Lacking
 from .watching import OPENING, Watching, opening
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -82,7 +83,7 @@ _UNKNOWN: collections.deque[Any] = collections.deque((None,))
 _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
 
 
-class UvEngine(Loop, Engine):  # type: ignore[misc]
+class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
     """``uvloop.Loop`` as an engine."""
 
     engine_name = "uvloop"
@@ -403,6 +404,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """As asyncio's."""
         self._check_closed()
         self._watching.watch(self._writers, fd, callback, args)
+
+    def _add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> FdHandle:
+        return self._watching.watch(self._readers, fd, callback, args)
+
+    def _add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> FdHandle:
+        return self._watching.watch(self._writers, fd, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""
