@@ -18,7 +18,7 @@ from asyncio import base_events, events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, libraries, tasks
+from . import affinity, detector, engines, forking, home, libraries, patched, tasks
 from .carrying import Carrying
 from .config import Config, resolve
 from .following.following import Following, track
@@ -48,7 +48,7 @@ class HybridLoop(Turns):
     Raises:
         TypeError: a wrong option, or one of a wrong type.
         ValueError: an option out of range.
-        RuntimeError: uvloop is asked for, and cannot be imported.
+        RuntimeError: uvloop is asked for, and cannot be imported; or threads are greenlets here (gevent, eventlet).
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
 
@@ -58,6 +58,7 @@ class HybridLoop(Turns):
         return super(HybridLoop, made).__new__(made)  # type: ignore[no-any-return, misc]
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
+        patched.check()
         self.config = resolve(config, options)
         self._emitter = Emitter(self.config.instruments)
         self._carrying = Carrying(
@@ -102,6 +103,7 @@ class HybridLoop(Turns):
         """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
         self._check_closed()
         self._check_running()
+        patched.check()
         if not self._announced:
             self._announce()
         try:

@@ -25,6 +25,7 @@ from rich.text import Text
 
 import hybridexec
 
+from .. import patched
 from ..config import PREFIX, Config
 from ..detector import tool
 from ..errors import DetectorUnavailableError
@@ -101,6 +102,11 @@ def examine() -> Iterator[Finding]:
     yield from _python()
     yield from _tools()
     yield from _environment()
+    wrong = patched.complaint()
+    if wrong is not None:
+        yield Finding("threads", State.BROKEN, wrong)
+        return  # nothing can be tried
+    yield Finding("threads", State.FINE, "are the system's")
     engines = ["selector"]
     uvloop = _uvloop()
     yield uvloop
