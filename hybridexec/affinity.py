@@ -17,12 +17,15 @@ the loop once more, and the log says so.
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .detector.catalogue import Binds
 from .following import rlocks
+from .greenlets import GREENLET, Greenlets, elsewhere
 from .lwp import LWP
 from .tasks import task_of
 from .upcalls import logger
@@ -43,6 +46,7 @@ class Affinity:
         self._reasons: dict[asyncio.Task[Any], list[tuple[object, Callable[[], bool]]]] = {}
         self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # of whom it was said what they wait for
         self.rlocks = rlocks.RLocks()
+        self.greenlets = Greenlets()
 
     def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
         """Bind a user thread to the LWP that runs its step.
@@ -87,13 +91,27 @@ class Affinity:
         self._carrying.keep(owner, handle)
         return False
 
+    def stays(self, lwp: LWP, frame: FrameType | None) -> bool:
+        """Whether the loop must stay with a step, as no other thread could go on with what is in its greenlets.
+
+        Args:
+            lwp: whose step it is.
+            frame: its innermost one.
+        """
+        if GREENLET not in sys.modules:
+            return False
+        return self.greenlets.tie() or (elsewhere(frame) and task_of(lwp) not in self.bound)
+
     def noticed(self, lwp: LWP, binds: Binds, argument: Any) -> None:
         """A step calls something that may tie it to its LWP."""
         if binds is Binds.GREENLET:
-            # A thread's own main greenlet ties nothing.
-            task = asyncio.current_task() if argument.parent is not None else None
+            if argument.parent is None:
+                return  # a thread's own main greenlet ties nothing
+            task = asyncio.current_task()
             if task is not None:
                 self.bind(lwp, task, argument, lambda: not argument.dead)
+            else:
+                self.greenlets.entered(argument)
         elif isinstance(argument, rlocks.RLOCK):
             if binds is not Binds.RLOCK_SAVED:
                 self.rlocks.noticed(lwp, argument, task_of(lwp) if self.rlocks.held else None)

@@ -150,6 +150,7 @@ class HybridLoop(Turns):
         try:
             detector.sampler.watch(carrying)
             self._following.settle(lwp)
+            self._affinity.greenlets.begin()
             self.started(lwp)
             try:
                 carrying.carry(lwp)

@@ -140,7 +140,8 @@ class Reactions:
         call.outer = lwp.call
         lwp.call = call
         try:
-            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL:
+            stays = self.pins.hold(lwp) or self.affinity.stays(lwp, sys._getframe(1))
+            if self.mode == "observe" or stays or lwp.handle is IN_POLL:
                 lwp.region = Region.HERE
                 lwp.alert = True  # there may be an await in it
                 self._blocked(lwp, call)
@@ -318,7 +319,8 @@ class Reactions:
         if home.handle is IN_POLL:
             return
         self.telling.begun(home, call)
-        moves = self.mode == "handoff" and not self._debugs(frame, _CALLS_HANDLERS)
+        ties = self.affinity.greenlets.tie()
+        moves = self.mode == "handoff" and not ties and not self._debugs(frame, _CALLS_HANDLERS)
         if not self._carrying.excuse(handler, call, moves=moves):
             self.telling.over(home, call, monotonic() - call.began)
 
@@ -381,7 +383,7 @@ class Reactions:
 
     def _acts(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether anything but a report is done about a block of the LWP's step."""
-        if self.mode == "observe" or self.pins.hold(lwp):
+        if self.mode == "observe" or self.pins.hold(lwp) or self.affinity.stays(lwp, frame):
             return False
         return not self._debugs(frame, self._carrying.runner_codes)
 
