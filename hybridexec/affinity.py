@@ -27,7 +27,7 @@ from .detector.catalogue import Binds
 from .following import rlocks
 from .greenlets import GREENLET, Greenlets, elsewhere
 from .lwp import LWP
-from .tasks import task_of
+from .tasks import TASKS, task_of
 from .upcalls import logger
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class Affinity:
         self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # of whom it was said what they wait for
         self.rlocks = rlocks.RLocks()
         self.greenlets = Greenlets()
+        self.nested = 0  # steps that run the loop themselves
 
     def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
         """Bind a user thread to the LWP that runs its step.
@@ -79,7 +80,7 @@ class Affinity:
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-        if not isinstance(task, asyncio.Task):
+        if not isinstance(task, TASKS):
             return True
         owner = self.bound.get(task)
         if owner is None or owner is lwp:
@@ -98,6 +99,8 @@ class Affinity:
             lwp: whose step it is.
             frame: its innermost one.
         """
+        if self.nested:
+            return True
         if GREENLET not in sys.modules:
             return False
         return self.greenlets.tie() or (elsewhere(frame) and task_of(lwp) not in self.bound)

@@ -18,7 +18,7 @@ from asyncio import base_events, events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, libraries, patched, tasks
+from . import affinity, detector, engines, forking, home, libraries, nesting, patched, tasks
 from .carrying import Carrying
 from .config import Config, resolve
 from .following.following import Following, track
@@ -123,11 +123,20 @@ class HybridLoop(Turns):
 
     def run_until_complete(self, future: Any) -> Any:
         """Run until a future is done; to signal handlers that raise, its task is the main task."""
+        if nesting.applied() and events._get_running_loop() is not None:
+            return nesting.run(self, future)
         former, self._main = self._main, future
         try:
             return super().run_until_complete(future)
         finally:
             self._main = former
+
+    @property
+    def _nest_patched(self) -> bool:
+        """To nest_asyncio: that it has nothing left to do here (``nesting.py``)."""
+        if not nesting.applied():
+            raise AttributeError("_nest_patched")
+        return True
 
     def _announce(self) -> None:
         """Say once which loop runs: a server that has taken another one than it was told to does not."""

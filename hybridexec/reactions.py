@@ -377,6 +377,10 @@ class Reactions:
 
     # ---------------------------------------------------------------- inside
 
+    def moves(self, lwp: LWP, frame: FrameType | None) -> bool:
+        """Whether the loop moves away from a block of the LWP's step."""
+        return self.mode == "handoff" and self._may_leave(lwp, frame)
+
     def _may_leave(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether the loop may move away from the LWP's step."""
         return lwp.handle is not IN_POLL and self._acts(lwp, frame)
