@@ -1,8 +1,8 @@
 """Nesting: ``run_until_complete`` in a step, where nest_asyncio has allowed it.
 
 nest_asyncio's ``apply()`` replaces ``run_forever`` and its kin in the class of a loop, by functions that take every
-step on top of the one that asks.  Ours would not stand that: they poll and run steps without a word to the protocol.  So
-our loops say to ``apply()`` that they have been patched (``_nest_patched``), and nest in their own way:
+step on top of the one that asks.  These would poll and run steps without a word to the protocol.  So our loops say to
+``apply()`` that they have been patched (``_nest_patched``), and nest in their own way:
 
 * *On the running loop*: the step waits for the future as in any call that blocks, the loop moves on without it, and
   rule 1 holds as ever.  Where the loop cannot move (mode "observe", a loop that stays with its greenlet) the step runs

@@ -10,10 +10,10 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable, Container
-from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from .clock import monotonic
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds

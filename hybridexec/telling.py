@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from .clock import monotonic
 from .detector.calls import Call, Site
 from .errors import BlockingCallError
 from .identity import os_ident

@@ -19,10 +19,10 @@ import math
 import sys
 import threading
 import weakref
-from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING
 
+from ..clock import monotonic
 from ..identity import os_thread
 from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
 from ..machine import is_ready, own_wait, processor_time

@@ -34,7 +34,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import warnings
 import weakref
 from asyncio import events, unix_events
@@ -43,12 +42,12 @@ from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from uvloop.loop import Loop
 
 from ..base import Engine
+from ..clock import monotonic, own_time
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
@@ -98,7 +97,7 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         self._ready: collections.deque[Any] = collections.deque()
         self._scheduled: list[Any] = []
         self._timer_cancelled_count = 0
-        self._clock_resolution = time.get_clock_info("monotonic").resolution
+        self._clock_resolution = own_time.get_clock_info("monotonic").resolution
         self._stopping = self._debug = False
         self._thread_id: int | None = None
         self._current_handle: asyncio.Handle | None = None
@@ -246,7 +245,7 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
 
-    time = _Base.time
+    time = staticmethod(monotonic)  # as uvloop's, which no tool can make stand still
     _call_soon = _Base._call_soon
     _add_callback = _Base._add_callback
     _timer_handle_cancelled = _Base._timer_handle_cancelled

@@ -27,9 +27,9 @@ import enum
 import itertools
 import threading
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import Any
 
+from ..clock import monotonic
 from ..upcalls import logger
 from . import ending
 from .bound import BoundLWPs

@@ -12,10 +12,10 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from time import monotonic
 from typing import Any, Literal, overload
 
 from .. import patched
+from ..clock import monotonic
 from ..config import Config, _one_of, _whole, check_names, resolve
 from ..errors import ExecutorFullError
 from ..loop import HybridLoop

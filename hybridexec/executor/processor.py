@@ -41,9 +41,9 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..clock import monotonic
 from ..following.children import Worker
 from ..identity import os_ident
 from ..loop import HybridLoop
