@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -25,4 +26,4 @@ def _own_time() -> Any:
 own_time = _own_time()
 """As ``time``."""
 
-monotonic = own_time.monotonic
+monotonic: Callable[[], float] = own_time.monotonic
