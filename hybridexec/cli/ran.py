@@ -40,7 +40,9 @@ def _note(loop: Any) -> None:
     if isinstance(loop, HybridLoop):
         _ours = True
     else:
-        _others.add(f"{type(loop).__module__}.{type(loop).__qualname__}")
+        # A class that is made by calling ABCMeta, as qasync's, is said to be abc's.
+        kind = next(kind for kind in type(loop).__mro__ if kind.__module__ != "abc")
+        _others.add(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def nothing() -> str:
