@@ -68,9 +68,9 @@ async def main():
 """
 
 
-def output(*parts: str, **variables: str) -> str:
+def output(*parts: str) -> str:
     """What a program prints, which has to end well."""
-    process = start("\n".join(parts), PYTHONWARNINGS="ignore", **variables)
+    process = start("\n".join(parts), PYTHONWARNINGS="ignore")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     return said

@@ -49,9 +49,9 @@ print("asyncio's own works")
 """
 
 
-def says(source: str, **variables: str) -> list[str]:
+def says(source: str) -> list[str]:
     """The lines that a program prints, less what eventlet says of itself."""
-    process = start(source, PYTHONWARNINGS="ignore", **variables)
+    process = start(source, PYTHONWARNINGS="ignore")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     return [line for line in output.splitlines() if line.startswith(("refused", "not refused", "asyncio's"))]

@@ -54,6 +54,8 @@ class Lacking:
         """As asyncio's where the system has no way to do it; uvloop's transports do not let theirs be used."""
         if transport.is_closing():
             raise RuntimeError("Transport is closing")
+        if not hasattr(transport, "write"):
+            raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
         if not fallback:
             raise asyncio.SendfileNotAvailableError(
                 f"fallback is disabled and native sendfile is not supported for transport {transport!r}"
