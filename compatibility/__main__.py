@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,15 @@ make compatibility
 """
 
 
+RUNTIMES = """
+## Foreign runtimes
+
+Other loops and schedulers in the same process, beside ours, over it, or in its place: what is right, and what is
+refused in a sentence.  [The limits](limits.md) say more.
+
+"""
+
+
 class Results:
     """A plugin of pytest's that keeps what each row's tests came to."""
 
@@ -40,14 +50,17 @@ class Results:
         # the library and what it shows: what is needed, and by engine what came of it
         self.needs: dict[tuple[str, str], str] = {}
         self._place: dict[tuple[str, str], int] = {}
+        self._runtimes: set[tuple[str, str]] = set()
         self.came_to: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self.left_out: dict[tuple[str, str], str] = {}  # by row, why
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             said_of_it: dict[str, Any] = dict(report.user_properties)
-            place, library, what, needs, engine = said_of_it["row"]
+            place, library, what, needs, runtime, engine = said_of_it["row"]
             row = library, what
+            if runtime:
+                self._runtimes.add(row)
             self.needs[row] = needs
             self._place[row] = min(place, self._place.get(row, place))
             said = "yes" if report.outcome == "passed" else "no" if report.outcome == "failed" else "-"
@@ -57,13 +70,16 @@ class Results:
                 if self.came_to[row].get(name) != "no":
                     self.came_to[row][name] = said
 
-    def table(self) -> str:
-        """The page's table."""
+    def tables(self) -> str:
+        """The page's tables."""
+        return self._table(self.came_to.keys() - self._runtimes) + RUNTIMES + self._table(self._runtimes)
+
+    def _table(self, rows: Iterable[tuple[str, str]]) -> str:
         lines = [
             "| library | version | what works | selector | uvloop | what it needs |",
             "|---|---|---|---|---|---|",
         ]
-        for library, what in sorted(self.came_to, key=lambda row: (row[0].lower(), self._place[row])):
+        for library, what in sorted(rows, key=lambda row: (row[0].lower(), self._place[row])):
             engines = self.came_to[library, what]
             columns = [library, _version(library), what, *(engines.get(e, "-") for e in ENGINES)]
             needs = self.left_out.get((library, what)) or self.needs[library, what]
@@ -110,7 +126,7 @@ def main() -> int:
     code = pytest.main(arguments, plugins=[results])
     if rest:
         return int(code)  # a part of them
-    page = f"{HEAD}On Python {platform.python_version()}, {platform.system()}.\n\n{results.table()}"
+    page = f"{HEAD}On Python {platform.python_version()}, {platform.system()}.\n\n{results.tables()}"
     if not options.check:
         PAGE.write_text(page)
         return int(code)

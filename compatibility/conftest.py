@@ -19,8 +19,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Say what the mark means."""
     config.addinivalue_line(
         "markers",
-        "compatibility(library, what, needs=''): a row of docs/compatibility.md: the distribution's name, what the "
-        "test shows, and what a user has to set for it",
+        "compatibility(library, what, needs='', runtime=False): a row of docs/compatibility.md: the distribution's "
+        "name, what the test shows, what a user has to set for it, and whether it is in the table of foreign runtimes",
     )
 
 
@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is None:
             raise pytest.UsageError(f"{item.nodeid} has no mark 'compatibility'")
         engine = next((engine for engine in ENGINES if engine in item.name), "")
-        item.user_properties.append(("row", [place, *mark.args, mark.kwargs.get("needs", ""), engine]))
+        row = [place, *mark.args, mark.kwargs.get("needs", ""), mark.kwargs.get("runtime", False), engine]
+        item.user_properties.append(("row", row))
 
 
 @pytest.fixture(params=ENGINES)

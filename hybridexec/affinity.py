@@ -18,15 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .detector.catalogue import Binds
 from .following import rlocks
+from .greenlets import GREENLET, Greenlets, elsewhere
 from .log import say
 from .lwp import LWP
-from .tasks import task_of
+from .tasks import TASKS, task_of
 
 if TYPE_CHECKING:
     from .carrying import Carrying
@@ -44,6 +47,8 @@ class Affinity:
         self._reasons: dict[asyncio.Task[Any], list[tuple[object, Callable[[], bool]]]] = {}
         self._told: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # of whom it was said what they wait for
         self.rlocks = rlocks.RLocks()
+        self.greenlets = Greenlets()
+        self.nested = 0  # steps that run the loop themselves
 
     def bind(self, lwp: LWP, task: asyncio.Task[Any], reason: object, holds: Callable[[], bool]) -> None:
         """Bind a user thread to the LWP that runs its step.
@@ -83,7 +88,7 @@ class Affinity:
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
         task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
-        if not isinstance(task, asyncio.Task):
+        if not isinstance(task, TASKS):
             return True
         owner = self.bound.get(task)
         if owner is None or owner is lwp:
@@ -95,13 +100,29 @@ class Affinity:
         self._carrying.keep(owner, handle)
         return False
 
+    def stays(self, lwp: LWP, frame: FrameType | None) -> bool:
+        """Whether the loop must stay with a step, as no other thread could go on with what is in its greenlets.
+
+        Args:
+            lwp: whose step it is.
+            frame: its innermost one.
+        """
+        if self.nested:
+            return True
+        if GREENLET not in sys.modules:
+            return False
+        return self.greenlets.tie() or (elsewhere(frame) and task_of(lwp) not in self.bound)
+
     def noticed(self, lwp: LWP, binds: Binds, argument: Any) -> None:
         """A step calls something that may tie it to its LWP."""
         if binds is Binds.GREENLET:
-            # A thread's own main greenlet ties nothing.
-            task = asyncio.current_task() if argument.parent is not None else None
+            if argument.parent is None:
+                return  # a thread's own main greenlet ties nothing
+            task = asyncio.current_task()
             if task is not None:
                 self.bind(lwp, task, argument, lambda: not argument.dead)
+            else:
+                self.greenlets.entered(argument)
         elif isinstance(argument, rlocks.RLOCK):
             if binds is not Binds.RLOCK_SAVED:
                 self.rlocks.noticed(lwp, argument, task_of(lwp) if self.rlocks.held else None)

@@ -105,10 +105,10 @@ import enum
 import math
 import weakref
 from collections.abc import Callable
-from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 
+from .clock import monotonic
 from .face import Face
 from .identity import os_ident, os_thread
 from .lwp import LWP, START_PATIENCE, WAITING, Bell, LwpState

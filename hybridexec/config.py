@@ -55,8 +55,8 @@ class Config:
     """Seconds after which an LWP that is parked beyond ``spare_lwps`` ends (0 to 86400)."""
 
     engine: Literal["auto", "selector", "uvloop"] = "auto"
-    """What polls and carries the transports: "selector" is asyncio's own; "auto" is uvloop for a loop that is made on
-    another than the main thread, where uvloop is installed, and "selector" otherwise."""
+    """What polls and carries the transports: "selector" is asyncio's own loop, "uvloop" is uvloop; "auto" chooses, and
+    takes "selector", on every thread."""
 
     instruments: tuple[Instrument, ...] = ()
     """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class`` or ``module:object``; a

@@ -9,10 +9,10 @@ it was a threshold before, the home is *excused* until the handler is over (``ca
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from .clock import monotonic
 from .lwp import RELIED_ON, LwpState
 
 if TYPE_CHECKING:

@@ -282,9 +282,11 @@ class Mailbox:
 class _Signal:
     """Stands in for the C module ``_signal`` inside ``signal``: carries ``signal.signal`` to the main thread."""
 
-    def __init__(self, mailbox: Mailbox, shield: Shield) -> None:
+    def __init__(self, mailbox: Mailbox, shield: Shield, waker: int, handled: Collection[int]) -> None:
         self._mailbox = mailbox
         self._shield = shield
+        self._waker = waker
+        self._handled = handled
         self.getsignal = shield.getsignal
 
     def __getattr__(self, name: str) -> Any:
@@ -295,8 +297,16 @@ class _Signal:
         return self._mailbox.at_home(lambda: self._shield.signal(signalnum, handler))
 
     def set_wakeup_fd(self, fd: int, /, **options: Any) -> int:
-        """As ``_signal.set_wakeup_fd``."""
-        return int(self._mailbox.at_home(lambda: _signal.set_wakeup_fd(fd, **options)))
+        """As ``_signal.set_wakeup_fd``.  Ours, which is there when there is no other, is shown to nobody: asyncio has
+        one only while its loop has signal handlers."""
+        return int(self._mailbox.at_home(lambda: self._set_wakeup_fd(fd, options)))
+
+    def _set_wakeup_fd(self, fd: int, options: dict[str, Any]) -> int:
+        if fd == -1:
+            former = _signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
+        else:
+            former = _signal.set_wakeup_fd(fd, **options)
+        return -1 if former == self._waker and not self._handled else former
 
     def pause(self) -> None:
         """As ``_signal.pause``: in a step, until a handler has been called; and none of ours ends it."""
@@ -333,7 +343,7 @@ def main_thread(
     if not on_main_thread():
         yield
         return
-    stand_in = _Signal(mailbox, shield)
+    stand_in = _Signal(mailbox, shield, waker, handled)
     module: Any = signal
     replaced = {"_signal": stand_in, "set_wakeup_fd": stand_in.set_wakeup_fd}
     if hasattr(module, "pause"):

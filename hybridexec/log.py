@@ -19,9 +19,9 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Hashable
-from time import monotonic
 from typing import Any
 
+from .clock import monotonic
 from .identity import on_main_thread
 
 logger = logging.getLogger("hybridexec")

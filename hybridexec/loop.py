@@ -18,7 +18,7 @@ from asyncio import events
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
-from . import affinity, detector, engines, forking, home, libraries, tasks
+from . import affinity, detector, engines, forking, home, libraries, nesting, patched, tasks
 from .carrying import Carrying
 from .config import Config, resolve
 from .following.following import Following, track
@@ -53,7 +53,7 @@ class HybridLoop(Turns):
     Raises:
         TypeError: a wrong option, or one of a wrong type.
         ValueError: an option out of range.
-        RuntimeError: uvloop is asked for, and cannot be imported.
+        RuntimeError: uvloop is asked for, and cannot be imported; or threads are greenlets here (gevent, eventlet).
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
 
@@ -63,6 +63,7 @@ class HybridLoop(Turns):
         return super(HybridLoop, made).__new__(made)  # type: ignore[no-any-return, misc]
 
     def __init__(self, config: Config | None = None, **options: Any) -> None:
+        patched.check()
         self.config = resolve(config, options)
         self._emitter = Emitter(self.config.instruments)
         self._carrying = Carrying(
@@ -111,6 +112,7 @@ class HybridLoop(Turns):
         """Run until :meth:`stop` is called, on whichever LWP; it returns on this thread."""
         self._check_closed()
         self._check_running()
+        patched.check()
         if not self._announced:
             self._announce()
         hooks = sys.get_asyncgen_hooks()
@@ -138,11 +140,20 @@ class HybridLoop(Turns):
 
     def run_until_complete(self, future: Any) -> Any:
         """Run until a future is done; to signal handlers that raise, its task is the main task."""
+        if nesting.applied() and events._get_running_loop() is not None:
+            return nesting.run(self, future)
         former, self._main = self._main, future
         try:
             return super().run_until_complete(future)
         finally:
             self._main = former
+
+    @property
+    def _nest_patched(self) -> bool:
+        """To nest_asyncio: that it has nothing left to do here (``nesting.py``)."""
+        if not nesting.applied():
+            raise AttributeError("_nest_patched")
+        return True
 
     def _announce(self) -> None:
         """Say once which loop runs: a server that has taken another one than it was told to does not."""
@@ -164,6 +175,7 @@ class HybridLoop(Turns):
             lwp = carrying.begin()
             detector.sampler.watch(carrying)
             self._following.settle(lwp)
+            self._affinity.greenlets.begin()
             self.started(lwp)
             carrying.carry(lwp)
             self.stopped()

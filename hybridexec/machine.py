@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+from .clock import own_time
 from .identity import os_ident
 
 
@@ -12,7 +11,7 @@ def own_clock() -> int | None:
 
     Only a thread itself may ask: of one that has ended, POSIX leaves the answer undefined.
     """
-    clock = getattr(time, "pthread_getcpuclockid", None)
+    clock = getattr(own_time, "pthread_getcpuclockid", None)
     return None if clock is None else int(clock(os_ident()))
 
 
@@ -21,7 +20,7 @@ def processor_time(clock: int | None) -> float:
     if clock is None:
         return 0.0
     try:
-        return time.clock_gettime(clock)
+        return float(own_time.clock_gettime(clock))
     except OSError:
         return 0.0
 

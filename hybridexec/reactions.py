@@ -10,10 +10,10 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable, Container
-from time import monotonic
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from .clock import monotonic
 from .detector import trap as traps
 from .detector.calls import Call, Site, excluded
 from .detector.catalogue import Binds
@@ -148,7 +148,8 @@ class Reactions:
         call.outer = lwp.call
         lwp.call = call
         try:
-            if self.mode == "observe" or self.pins.hold(lwp) or lwp.handle is IN_POLL or sampler.absent():
+            stays = self.pins.hold(lwp) or self.affinity.stays(lwp, sys._getframe(1))
+            if self.mode == "observe" or stays or lwp.handle is IN_POLL or sampler.absent():
                 lwp.region = Region.HERE
                 lwp.alert = True  # there may be an await in it
                 self._blocked(lwp, call)
@@ -336,7 +337,8 @@ class Reactions:
         if home.handle is IN_POLL:
             return
         self.telling.begun(home, call)
-        moves = self.mode == "handoff" and not self._debugs(frame, _CALLS_HANDLERS)
+        ties = self.affinity.greenlets.tie()
+        moves = self.mode == "handoff" and not ties and not self._debugs(frame, _CALLS_HANDLERS)
         if not self._carrying.excuse(handler, call, moves=moves):
             self.telling.over(home, call, monotonic() - call.began)
 
@@ -401,13 +403,17 @@ class Reactions:
 
     # ---------------------------------------------------------------- inside
 
+    def moves(self, lwp: LWP, frame: FrameType | None) -> bool:
+        """Whether the loop moves away from a block of the LWP's step."""
+        return self.mode == "handoff" and self._may_leave(lwp, frame)
+
     def _may_leave(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether the loop may move away from the LWP's step."""
         return lwp.handle is not IN_POLL and self._acts(lwp, frame)
 
     def _acts(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether anything but a report is done about a block of the LWP's step."""
-        if self.mode == "observe" or self.pins.hold(lwp):
+        if self.mode == "observe" or self.pins.hold(lwp) or self.affinity.stays(lwp, frame):
             return False
         return not self._debugs(frame, self._carrying.runner_codes)
 

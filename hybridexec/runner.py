@@ -10,6 +10,7 @@ from asyncio import events
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
+from . import patched
 from .config import Config, resolve
 from .errors import WrongEnvironmentError
 from .loop import HybridLoop
@@ -33,6 +34,7 @@ def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
         TypeError: a wrong option, or one of a wrong type.
         ValueError: an option out of range.
         WrongEnvironmentError: the environment is wrong (a ``ValueError``, too).
+        RuntimeError: gevent or eventlet has put greenlets in the place of threads.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
     """
     return HybridLoop(settings(config, options))
@@ -103,7 +105,8 @@ def run[T](
         The coroutine's result.
 
     Raises:
-        RuntimeError: the calling thread runs an event loop already.
+        RuntimeError: the calling thread runs an event loop already; or gevent or eventlet has put greenlets in the
+            place of threads.
         TypeError: a wrong option, or one of a wrong type.
         ValueError: ``main`` is not a coroutine, or an option is out of range.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
@@ -114,6 +117,10 @@ def run[T](
     """
     if events._get_running_loop() is not None:
         raise RuntimeError("hybridexec.run() cannot be called from a running event loop")
+    if (wrong := patched.complaint()) is not None:
+        if asyncio.iscoroutine(main):
+            main.close()  # else there would be a warning, too, that it was never awaited
+        raise RuntimeError(wrong)
     loop_factory = functools.partial(new_event_loop, settings(config, options))
     with asyncio.Runner(debug=debug, loop_factory=loop_factory) as runner:
         return runner.run(main)

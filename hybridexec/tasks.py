@@ -10,6 +10,7 @@ other loops it does what it did.
 
 from __future__ import annotations
 
+import _asyncio
 import asyncio
 import functools
 import sys
@@ -18,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .lwp import LWP
+
+TASKS = tuple({getattr(_asyncio, "Task", asyncio.tasks._PyTask), asyncio.tasks._PyTask})  # type: ignore[attr-defined]
+"""asyncio's two classes of tasks.  Which one ``asyncio.Task`` names may change while tasks of both live: nest_asyncio
+sees to that."""
 
 _all_tasks = asyncio.all_tasks
 _moving: type | None = None
@@ -29,7 +34,7 @@ def task_of(lwp: LWP) -> asyncio.Task[Any] | None:
     owner = getattr(getattr(handle, "_callback", None), "__self__", None)
     # The first step of an executor's user thread is not its task's: there it becomes one, or never does.
     task = getattr(owner, "user_task", owner)
-    return task if isinstance(task, asyncio.Task) else None
+    return task if isinstance(task, TASKS) else None
 
 
 @functools.wraps(_all_tasks)

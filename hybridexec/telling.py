@@ -10,10 +10,10 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
-from time import monotonic
 from types import CodeType
 
 from .carrying import Carrying
+from .clock import monotonic
 from .detector.calls import Call, Site
 from .errors import BlockingCallError
 from .identity import os_ident

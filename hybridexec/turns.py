@@ -14,10 +14,10 @@ import math
 from asyncio import Handle, base_events, events
 from asyncio.base_events import _format_handle  # type: ignore[attr-defined]
 from asyncio.format_helpers import _format_callback_source
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .base import Engine
+from .clock import monotonic
 from .detector.calls import own
 from .engines.handles import FdHandle, FdState, Step
 from .following.following import Following, track

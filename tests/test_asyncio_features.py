@@ -415,7 +415,6 @@ def test_pipes(run: Where) -> None:
     run(body)
 
 
-@pytest.mark.engine("selector", reason="uvloop has no sendfile()")
 def test_sendfile(run: Where, tmp_path: Path) -> None:
     data = os.urandom(500_000)
     path = tmp_path / "file"
@@ -442,6 +441,73 @@ def test_sendfile(run: Where, tmp_path: Path) -> None:
                 received += await loop.sock_recv(theirs, 100_000)
             assert await sent == len(data)
             assert received == data
+
+    run(body)
+
+
+def test_sendfile_to_a_transport_that_is_full(run: Where, tmp_path: Path) -> None:
+    """What was written before comes first, and who waits in drain() is told."""
+    data = os.urandom(300_000)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        served: asyncio.Future[int] = loop.create_future()
+
+        async def sends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            before = 0
+            while writer.transport.get_write_buffer_size() < 200_000:
+                writer.write(b"a" * 100_000)
+                before += 100_000
+                await asyncio.sleep(0)
+            drained = asyncio.create_task(writer.drain())
+            with path.open("rb") as file:
+                assert await loop.sendfile(writer.transport, file, 1000, 200_000) == 200_000
+                assert file.tell() == 201_000
+            await drained
+            writer.write(b"z")
+            served.set_result(before)
+            assert await reader.read() == b"still read"
+            writer.close()
+
+        async with await asyncio.start_server(sends, "127.0.0.1", 0) as server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            received = await reader.readexactly(300_000)
+            writer.write(b"still read")
+            writer.write_eof()
+            received += await reader.read()
+            before = await served
+            assert received == b"a" * before + data[1000:201_000] + b"z"
+            writer.close()
+
+    run(body)
+
+
+def test_datagrams_by_sockets(run: Where) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.socket(type=socket.SOCK_DGRAM) as ours, socket.socket(type=socket.SOCK_DGRAM) as theirs:
+            for sock in (ours, theirs):
+                sock.setblocking(False)
+                sock.bind(("127.0.0.1", 0))
+            waits = asyncio.create_task(loop.sock_recvfrom(theirs, 100))
+            await asyncio.sleep(0)
+            assert await loop.sock_sendto(ours, b"first", theirs.getsockname()) == 5
+            assert await waits == (b"first", ours.getsockname())
+            buffer = bytearray(100)
+            waits_too = asyncio.create_task(loop.sock_recvfrom_into(theirs, buffer))
+            await asyncio.sleep(0)
+            await loop.sock_sendto(ours, b"second", theirs.getsockname())
+            assert await waits_too == (6, ours.getsockname())
+            assert buffer.startswith(b"second")
+            cancelled = asyncio.create_task(loop.sock_recvfrom(theirs, 100))
+            await asyncio.sleep(0)
+            cancelled.cancel()
+            await asyncio.wait([cancelled])
+            await loop.sock_sendto(ours, b"third", theirs.getsockname())
+            assert (await loop.sock_recvfrom(theirs, 100))[0] == b"third"
+            assert not loop.remove_reader(theirs)
 
     run(body)
 

@@ -182,7 +182,7 @@ def test_the_loops_of_child_processes_are_ours_too(tmp_path: Path, how: str) -> 
     assert found.stdout == "HybridLoop\n"
     theirs, _, own = found.stderr.partition("hybridexec: ")
     assert re.match(r"hybridexec \(process \d+\): 1 blocking call;", theirs)
-    assert own == "no blocking call was seen\n"
+    assert own == "no event loop has run: no blocking call could be seen\n"
 
 
 WAITS = """
@@ -351,6 +351,42 @@ def test_the_report_of_a_program_that_does_not_block(tmp_path: Path) -> None:
     found = execute(*RUN, "--report", script, cwd=tmp_path)
     assert found.stdout == "done\n"
     assert found.stderr == "hybridexec: no blocking call was seen\n"
+
+
+OTHER_LOOP = """
+    import asyncio, selectors, time
+
+    class Own(asyncio.SelectorEventLoop):
+        pass
+
+    async def main():
+        time.sleep(0.01)
+
+    def run(make):
+        with asyncio.Runner(loop_factory=make) as runner:
+            runner.run(main())
+
+    run(Own)
+"""
+
+
+def test_the_report_says_that_the_loop_was_another_one(tmp_path: Path) -> None:
+    found = execute(*RUN, "--report", write(tmp_path / "script.py", OTHER_LOOP), cwd=tmp_path)
+    said = "hybridexec: no event loop of hybridexec's has run, but __main__.Own: no blocking call could be seen\n"
+    assert found.stderr == said
+
+
+def test_the_report_says_that_another_loop_has_run_too(tmp_path: Path) -> None:
+    script = write(tmp_path / "script.py", f"{OTHER_LOOP}\n    run(None)")
+    found = execute(*RUN, "--report", script, cwd=tmp_path)
+    assert "1 blocking call;" in found.stderr
+    last = found.stderr.splitlines()[-1]
+    assert last == "hybridexec: not looked at, as it is no loop of hybridexec's: __main__.Own"
+
+
+def test_the_report_of_a_program_without_a_loop(tmp_path: Path) -> None:
+    found = execute(*RUN, "--report", write(tmp_path / "script.py", "print('done')"), cwd=tmp_path)
+    assert found.stderr == "hybridexec: no event loop has run: no blocking call could be seen\n"
 
 
 def test_the_report_of_observe_mode_says_what_the_loop_did_not_survive(tmp_path: Path) -> None:

@@ -210,3 +210,39 @@ def test_a_directory_that_is_no_program(tmp_path: Path) -> None:
 def test_a_missing_module(tmp_path: Path, name: str) -> None:
     write(tmp_path / "script.py", "")
     assert assert_but_for_who_speaks(tmp_path, "-m", name).returncode == 1
+
+
+IN_A_THREAD = """
+    import asyncio, os, socket, sys, threading
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with socket.socket(type=socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.bind(("127.0.0.1", 0))
+            await loop.sock_sendto(sock, b"datagram", sock.getsockname())
+            print((await loop.sock_recvfrom(sock, 100))[0])
+        ours, theirs = socket.socketpair()
+        with ours, theirs, open(__file__, "rb") as file:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            print(await loop.sock_sendfile(ours, file, 0, 12), await loop.sock_recv(theirs, 12))
+        child = await asyncio.create_subprocess_shell("echo opened > /proc/self/fd/1", stdout=-1, stderr=-1)
+        print(await child.communicate(), child.returncode)
+        if hasattr(loop, "stats"):  # then it moves
+            reader, writer = os.pipe()
+            loop.call_soon(os.write, writer, b"x")
+            os.read(reader, 1)
+
+    thread = threading.Thread(target=asyncio.run, args=[main()])
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.engine("selector", reason="uvloop gives children sockets, which cannot be opened by name")
+def test_a_loop_in_a_thread(tmp_path: Path) -> None:
+    script = write(tmp_path / "script.py", IN_A_THREAD)
+    found = assert_as_python(tmp_path, script)
+    assert "datagram" in found.stdout
+    assert "(b'opened\\n', b'') 0" in found.stdout

@@ -135,9 +135,19 @@ def test_the_coroutine_functions_of_the_engine_are_the_loop_s(engine: Literal["s
     assert [name for name in names if not inspect.iscoroutinefunction(getattr(loop, name))] == []
 
 
-def test_auto_depends_on_the_thread(no_choice: None) -> None:
+def test_auto_is_the_selector_engine_on_every_thread(no_choice: None) -> None:
     assert made() == "hybridexec.engines.selector"
-    assert in_thread(made) == "hybridexec.engines.uv"
+    assert in_thread(made) == "hybridexec.engines.selector"
+
+
+@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+def test_an_engine_has_all_of_asyncio_s_methods(engine: Literal["selector", "uvloop"]) -> None:
+    loop = hybridexec.new_event_loop(engine=engine)
+    loop.close()
+    abstract = asyncio.AbstractEventLoop
+    names = [name for name in vars(abstract) if not name.startswith("_") and callable(getattr(abstract, name))]
+    assert "sock_sendto" in names
+    assert [name for name in names if getattr(type(loop), name, None) is getattr(abstract, name)] == []
 
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1216,12 +1216,14 @@ def test_the_last_handler_is_removed_and_signals_still_end_the_poll() -> None:
     play(
         """
         async def main():
+            import _signal
+
             loop = asyncio.get_running_loop()
-            before = signal.set_wakeup_fd(-1)
-            signal.set_wakeup_fd(before)
+            before = _signal.set_wakeup_fd(-1)
+            _signal.set_wakeup_fd(before)
             loop.add_signal_handler(signal.SIGUSR1, int)
             loop.remove_signal_handler(signal.SIGUSR1)
-            assert signal.set_wakeup_fd(before) == before != -1
+            assert _signal.set_wakeup_fd(before) == before != -1
 
         hybridexec.run(main())
         assert signal.set_wakeup_fd(-1) == -1

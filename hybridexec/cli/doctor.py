@@ -29,7 +29,7 @@ from rich.text import Text
 
 import hybridexec
 
-from .. import limits
+from .. import limits, patched
 from ..config import PREFIX, Config
 from ..detector import tool
 from ..following import children, connections, rlocks, thread_locals
@@ -146,6 +146,11 @@ def examine() -> Iterator[Finding]:
     yield from _sound("sys.monitoring", _tools)
     yield from _sound("environment", _environment)
     yield from _sound("limits", _limits)
+    wrong = patched.complaint()
+    if wrong is not None:
+        yield Finding("threads", State.BROKEN, wrong)
+        return  # nothing can be tried
+    yield Finding("threads", State.FINE, "are the system's")
     yield from _sound("engines", _engines)
     yield from _sound("what follows the loop", _probes)
     yield from _sound("packages", _packages)

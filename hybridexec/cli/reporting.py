@@ -15,7 +15,7 @@ import threading
 import types
 
 from ..instruments import Report
-from . import table
+from . import ran, table
 
 NAME = f"{__name__}:shared"
 """What the instruments' variable of the environment names."""
@@ -28,6 +28,7 @@ _program: int | None = None
 
 def start() -> None:
     """Have a report shown at the end, even if no loop is ever made."""
+    ran.watch()
     _begin("")
 
 
@@ -73,7 +74,7 @@ def show() -> None:
     if report is not None and sys.stderr is not None:
         # Nobody reads, or the handler has interrupted a write: there is no place left where to say so.
         with contextlib.suppress(OSError, RuntimeError, ValueError):
-            table.print_report(report, sys.stderr, _heading)
+            table.print_report(report, sys.stderr, _heading, ran.nothing(), ran.besides())
 
 
 def _terminated(number: int, frame: types.FrameType | None) -> None:
@@ -88,6 +89,7 @@ def _in_child() -> None:
     global _report, _lock
     _lock = threading.Lock()
     _report = None
+    ran.forget()
 
 
 if hasattr(os, "register_at_fork"):

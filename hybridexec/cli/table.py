@@ -21,19 +21,29 @@ def console(file: TextIO) -> Console:
     return Console(file=file, width=None if file.isatty() else _UNBOUNDED, highlight=False, markup=False)
 
 
-def print_report(report: Report, file: TextIO, heading: str = "") -> None:
+def print_report(
+    report: Report, file: TextIO, heading: str = "", nothing: str = "no blocking call was seen", besides: str = ""
+) -> None:
     """Print a report.
 
     Args:
         report: the report.
         file: where to.
         heading: says which process it is of, if need be.
+        nothing: what it says if it is empty.
+        besides: what it could not see, if anything.
     """
     out = console(file)
     rows = report.rows()
-    if not rows:
-        out.print(f"hybridexec{heading}: no blocking call was seen")
-        return
+    if rows:
+        _print_rows(report, rows, out, heading)
+    else:
+        out.print(f"hybridexec{heading}: {nothing}")
+    if besides:
+        out.print(f"hybridexec{heading}: {besides}")
+
+
+def _print_rows(report: Report, rows: list[ReportRow], out: Console, heading: str) -> None:
     count = sum(row.count for row in rows)
     calls = "1 blocking call" if count == 1 else f"{count} blocking calls"
     frozen = report.frozen_time()

@@ -21,10 +21,10 @@ import sys
 import threading
 import tokenize
 import weakref
-from time import monotonic
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
+from ..clock import monotonic
 from ..following.rlocks import noticed_in_region
 from ..identity import os_ident
 from ..lwp import Bell, Region, current

@@ -21,10 +21,10 @@ import sys
 import threading
 import weakref
 from logging import ERROR, WARNING
-from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ..clock import monotonic
 from ..identity import os_thread
 from ..limits import why_no_thread
 from ..log import say

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from typing import Any
 
 from ..base import Engine
 from ..config import PREFIX, Config
-from ..identity import on_main_thread
 from .selector import SelectorEngine  # now: the command line puts stand-ins in the place of what it is derived from
 
 _classes: dict[tuple[type, type], type] = {}
@@ -27,14 +25,13 @@ def asked_for(config: object, options: Mapping[str, Any]) -> Any:
 def engine(name: Any) -> type[Engine]:
     """The engine of a name; for a wrong one, which the configuration refuses, any.
 
-    "auto" is uvloop where that is installed and the calling thread is not the main thread: whose loop it will be is not
-    known when it is made, but a thread makes its own loop as a rule.  On the main thread uvloop sets signal handling
-    up and down at each poll, and asyncio's own loop is the faster one.
+    "auto" is the selector engine, on every thread: asyncio's own loop has all of asyncio's methods and none of the
+    limits of uvloop's poll (a protocol's method that blocks there freezes the loop).
 
     Raises:
         RuntimeError: uvloop is asked for, and there is none.
     """
-    if name == "uvloop" or (name == "auto" and _off_main_thread() and _has_uvloop()):
+    if name == "uvloop":
         try:
             module = importlib.import_module(".uv", __name__)
         except ImportError as exc:
@@ -52,16 +49,6 @@ def laid_over(cls: type, engine: type[Engine]) -> type:
         about = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         made = _classes.setdefault((cls, engine), type(cls.__name__, (cls, engine), about))
     return made
-
-
-def _off_main_thread() -> bool:
-    return not on_main_thread()
-
-
-def _has_uvloop() -> bool:
-    if "uvloop" in sys.modules:
-        return sys.modules["uvloop"] is not None  # None stands for a module that must not be imported
-    return importlib.util.find_spec("uvloop") is not None
 
 
 def _advice() -> str:

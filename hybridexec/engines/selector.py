@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from ..following.transports import told
 from ..identity import os_ident
 from ..polling import poll_of
 from .handles import FdHandle, FdState, Step, ThreadSafeStep, made_by_caller, number_of
+
+_Base: Any = BaseEventLoop
 
 READ_SIZE = 64 * 1024
 """Bytes that a transport reads at a time.  asyncio's 256 KiB is where glibc may begin to map and unmap memory for each
@@ -39,6 +42,10 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
 
     if TYPE_CHECKING:
         _selector: Any
+
+    # As they are in the base of all loops: nest_asyncio puts others into the class between.
+    run_until_complete = _Base.run_until_complete
+    _check_running = _Base._check_running
 
     def __init__(self) -> None:
         self._readers: dict[int, FdHandle] = {}

@@ -35,7 +35,6 @@ import os
 import signal
 import socket
 import threading
-import time
 import warnings
 import weakref
 from asyncio import events, unix_events
@@ -44,15 +43,16 @@ from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from uvloop.loop import Loop
 
 from ..base import Engine
+from ..clock import monotonic, own_time
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
+from .lacking import Lacking
 from .watching import OPENING, Watching, opening
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -83,7 +83,7 @@ _UNKNOWN: collections.deque[Any] = collections.deque((None,))
 _abandoned: list[UvEngine] = []  # of a forked child: uvloop's complaint that they are not closed would be no help
 
 
-class UvEngine(Loop, Engine):  # type: ignore[misc]
+class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
     """``uvloop.Loop`` as an engine."""
 
     engine_name = "uvloop"
@@ -98,7 +98,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._ready: collections.deque[Any] = collections.deque()
         self._scheduled: list[Any] = []
         self._timer_cancelled_count = 0
-        self._clock_resolution = time.get_clock_info("monotonic").resolution
+        self._clock_resolution = own_time.get_clock_info("monotonic").resolution
         self._stopping = self._debug = False
         self._thread_id: int | None = None
         self._current_handle: asyncio.Handle | None = None
@@ -247,7 +247,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
 
     # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
 
-    time = _Base.time
+    time = staticmethod(monotonic)  # as uvloop's, which no tool can make stand still
     _call_soon = _Base._call_soon
     _add_callback = _Base._add_callback
     _timer_handle_cancelled = _Base._timer_handle_cancelled
@@ -405,6 +405,12 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         """As asyncio's."""
         self._check_closed()
         self._watching.watch(self._writers, fd, callback, args)
+
+    def _add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> FdHandle:
+        return self._watching.watch(self._readers, fd, callback, args)
+
+    def _add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> FdHandle:
+        return self._watching.watch(self._writers, fd, callback, args)
 
     def remove_reader(self, fd: Any) -> bool:  # type: ignore[override]
         """As asyncio's."""

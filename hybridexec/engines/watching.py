@@ -79,7 +79,7 @@ class Watching:
 
     def watch(
         self, table: dict[int, FdHandle], fd: Any, callback: Callable[..., object], args: tuple[Any, ...]
-    ) -> None:
+    ) -> FdHandle:
         """Register a callback in one of the tables, in the place of a former one."""
         number = number_of(fd)
         handle = FdHandle(table, fd, number, callback, args, self._loop)
@@ -88,6 +88,7 @@ class Watching:
         table[number] = handle
         if former is not None:
             former.cancel()
+        return handle
 
     def unwatch(self, table: dict[int, FdHandle], fd: Any) -> bool:
         """Remove a callback.  Returns whether there was one."""

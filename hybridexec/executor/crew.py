@@ -28,9 +28,9 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import Any
 
+from ..clock import monotonic
 from ..log import say
 from . import ending
 from .bound import BoundLWPs

@@ -12,9 +12,10 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from time import monotonic
 from typing import Any, Literal, overload
 
+from .. import patched
+from ..clock import monotonic
 from ..config import Config, _one_of, _whole, check_names, resolve, shown
 from ..errors import ExecutorFullError
 from ..loop import HybridLoop
@@ -58,6 +59,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
     Raises:
         TypeError: an argument has a wrong type, or there is no such option.
         ValueError: an argument is out of range.
+        RuntimeError: gevent or eventlet has put greenlets in the place of threads.
 
     Thread-safety: any thread may call any method.
     """
@@ -89,6 +91,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
             raise TypeError(f"initargs={shown(initargs)}: allowed is a tuple")
         check_names(options, "processors", "model", "config", "name", "max_pending", "initializer", "initargs")
         settings = resolve(config, options)
+        patched.check()
         bound = processors if model == "1:1" and processors is not None else settings.max_lwps
         shared = {"m:n": processors or default_processors(), "n:1": 1, "1:1": 0}[model]
         most = bound if model == "1:1" else 1 if model == "n:1" else shared * settings.max_lwps

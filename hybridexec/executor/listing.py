@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..loop import HybridLoop
 from ..lwp import LWP, LwpState
 from ..stats import Stats
+from ..tasks import TASKS
 from ..upcalls import CallSite
 from .states import UserThreadState
 
@@ -159,7 +160,7 @@ def steps_of(loops: Iterable[asyncio.AbstractEventLoop]) -> dict[object, Step]:
 def owner_of(lwp: LWP) -> object:
     """The user thread whose step an LWP runs."""
     owner = getattr(getattr(lwp.handle, "_callback", None), "__self__", None)
-    if isinstance(owner, asyncio.Task):
+    if isinstance(owner, TASKS):
         return getattr(owner, "user_thread", None)
     return owner if hasattr(owner, "user_task") else None
 

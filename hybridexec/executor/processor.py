@@ -42,9 +42,9 @@ import asyncio
 import enum
 import logging
 from collections.abc import Callable, Coroutine
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from ..clock import monotonic
 from ..following.children import Worker
 from ..identity import os_ident
 from ..log import say, told

@@ -34,10 +34,10 @@ import asyncio
 import contextvars
 import enum
 from collections.abc import Callable, Coroutine, Generator
-from time import monotonic
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from ..clock import monotonic
 from ..upcalls import CallSite
 from . import listing
 from .calling import call, unwrapped

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from .. import detector
 from ..identity import get_ident
 from ..log import Trouble, say
-from ..lwp import LWP
+from ..lwp import LWP, Region
 from . import children, rlocks, thread_locals
+from .marks import Marks
 from .tracers import Tracers
 from .transports import Conversations
 
@@ -56,6 +57,7 @@ class Following:
         weak: Any = weakref.proxy(self)
         self.tracers = Tracers(lambda text: weak._loop.call_soon(say, ERROR, text))
         self.conversations = Conversations()
+        self._marks = Marks()
         self.rlocks = reactions.affinity.rlocks
         self.values: thread_locals.Values | None = None
 
@@ -70,6 +72,8 @@ class Following:
         self._loop._thread_id = lwp.identity
         if lwp.wardrobe.worn is not self.values and lwp.handle is None:
             self.dress(lwp)
+        if self._marks.leaver is not None and lwp.region is not Region.AWAY:
+            self._marks.taken(lwp)
         if self.rlocks.held:
             self.rlocks.follow(lwp.ident)
             lwp.affine = lwp.alert = True
@@ -90,6 +94,8 @@ class Following:
     def left(self, lwp: LWP) -> None:
         """The LWP's step is without the loop."""
         self.conversations.left(lwp)
+        if self.values is not None:
+            self._marks.left(lwp)
         lwp.task = _current_tasks.pop(self._loop, None)
         if thread_locals.IN_DICTIONARY:
             lwp.wardrobe.left(self.values)
@@ -105,9 +111,13 @@ class Following:
         if thread_locals.IN_DICTIONARY:
             lwp.wardrobe.join()
             lwp.wardrobe.returned(self.values)
-            if self._carrying.home is None:  # it drains, and the thread that was its home may run another loop
-                lwp.wardrobe.part()
-                events._set_running_loop(self._loop)
+        if self._marks.leaver is not None:  # a blocking() region has just joined the loop's thread-locals again
+            self._marks.taken(lwp)
+        self._marks.returned(lwp)
+        # If it drains, the thread that was its home may run another loop.
+        if thread_locals.IN_DICTIONARY and self._carrying.home is None:
+            lwp.wardrobe.part()
+            events._set_running_loop(self._loop)
 
     def retires(self, lwp: LWP) -> None:
         """The LWP is about to end."""

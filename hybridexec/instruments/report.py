@@ -6,8 +6,8 @@ import asyncio
 import threading
 import weakref
 from dataclasses import dataclass
-from time import monotonic
 
+from ..clock import monotonic
 from ..upcalls import CallSite, Detection, Instrument, Upcall
 
 type Group = tuple[CallSite | None, str | None]
