@@ -34,7 +34,8 @@ def raises_once(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Has a method raise a MemoryError the first time that it is called; it returns where that was."""
 
     def patch(kind: type, name: str, when: Callable[..., bool] = lambda *_: True) -> list[str]:
-        method, raised = getattr(kind, name), []
+        method = getattr(kind, name)
+        raised: list[str] = []
 
         def raising(self: Any, *args: Any, **options: Any) -> Any:
             if not raised and when(self, *args):
@@ -197,7 +198,8 @@ def test_a_handler_of_the_log_that_raises_ends_nothing(caplog: pytest.LogCapture
 @pytest.mark.parametrize("refused", [RuntimeError("can't allocate lock"), MemoryError()], ids=lambda exc: str(exc))
 def test_a_move_that_is_refused_what_it_needs_is_not_begun(refused: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """The call is made with the loop, as on asyncio; the next one moves it."""
-    make, raised = LWP.__init__, []
+    make = LWP.__init__
+    raised: list[str] = []
 
     def raising(lwp: LWP, carrying: Carrying, name: str) -> None:
         if "lwp" in name and not raised:
