@@ -2,9 +2,9 @@
 
 ``hybridexec/lwp.py``, ``pool.py``, ``handling.py`` and ``carrying.py`` are compiled from the files that ship, into
 modules of their own whose ``_thread``, ``threading``, identities and clock are the machine's; nothing of the installed
-package changes.  On the way each access to an attribute that threads share becomes a point, ``x.state`` reading as ``(point() or x.state)``:
-that is how races on what is read without the lock are found.  A *mutation* replaces a piece of the source, which has to
-be there once: a checker that does not find it would find nothing else either.
+package changes.  On the way each access to an attribute that threads share becomes a point, ``x.state`` reading as
+``(point() or x.state)``: that is how races on what is read without the lock are found.  A *mutation* replaces a piece
+of the source, which has to be there once: a checker that does not find it would find nothing else either.
 """
 
 from __future__ import annotations
