@@ -36,6 +36,10 @@ named beforehand, so nobody idles while a chosen one is still on its way.  The m
 7. *Excused.*  A home that polls, or waits, and blocks there in a signal handler, cannot be relied on: the sampler takes
    it out of all that the others look at (BLOCKED), and frees the loop if it was the home's.  When the handler is over
    the home does again what it did: it polls (with the loop, if it had it then), or looks why it was woken.
+8. *Summoned.*  A signal handler is the loop's code, and runs where the home holds the loop (``handling.py``).  A home
+   whose step is without the loop *borrows* it in the middle of its call: it queues first of all, and leaves again.  One
+   without a step is summoned: it queues as one that returns, and calls the handler before anything else.  A step that
+   computes meanwhile *lends* the loop to a home that waits, and is the first to get it back.
 
 **Engines that cannot be claimed** (``face.claimable``).  All this takes for granted that a poll is a mere wait, during
 which others may use the loop.  uvloop's is not: when its wait is over, ``uv_run`` goes on with the loop's structures
@@ -110,8 +114,9 @@ from typing import TYPE_CHECKING
 
 from .clock import monotonic
 from .face import Face
+from .handling import LAST_BOUND, Turn
 from .identity import os_ident, os_thread
-from .lwp import LWP, START_PATIENCE, WAITING, Bell, LwpState
+from .lwp import IN_POLL, LWP, START_PATIENCE, WAITING, Bell, LwpState
 from .pool import Pool
 
 if TYPE_CHECKING:
@@ -214,6 +219,7 @@ class Carrying:
         self.changed = Bell()  # somebody has retired, or there is mail: for who closes the loop
         self._stale = False  # the events of the last poll may be out of date
         self.handler: Handler | None = None  # the signal handler that the home is in
+        self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
         self.detached: set[LWP] = set()  # those with a step that is without the loop; and a home that is excused
         self.lwps: set[LWP] = set()
         self._starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
@@ -272,6 +278,11 @@ class Carrying:
                 return
             held = True
             if lwp is self.home:
+                if self.summoned is not None:
+                    face.catch_up(lwp)
+                    if not self.boundary(lwp):  # a step has lent the loop
+                        held = False
+                        continue
                 if self._mail:
                     self._serve()
                 if lwp.interrupt is not None:
@@ -315,6 +326,8 @@ class Carrying:
                 continue
             else:
                 return
+            if self.summoned is not None and lwp is self.home:
+                continue  # a signal ended the poll: its handler comes first, and the next poll finds the events again
             held = face.turn(lwp, events)
             if not held or self.amid:
                 continue
@@ -535,8 +548,8 @@ class Carrying:
         """Who has to get the loop now, whatever is ready.  Mutex held."""
         home = self.home
         if home is not None and home is not lwp and home.state in WAITING:
-            if self._face.stopping() or home.interrupt is not None:
-                return home  # it has to stop the loop, or to raise
+            if self._face.stopping() or home.interrupt is not None or self.summoned is not None:
+                return home  # it has to stop the loop, to raise, or to call a signal handler
             # Counted from when the loop left it: it may have polled since, or been woken in vain.
             if home.state is LwpState.PARKED and now - self._away_since >= HOME_BOUND:
                 return home
@@ -550,7 +563,7 @@ class Carrying:
             return False
         home = self.home
         if home is not None and home in self.pollers:
-            if self._mail or home.interrupt is not None:
+            if self._mail or home.interrupt is not None or self.summoned is not None:
                 return True
             if self.holder is not None and monotonic() - self._away_since >= HOME_BOUND:
                 return True
@@ -566,7 +579,7 @@ class Carrying:
         if self._mail or self._unheard():
             self.due = -math.inf
         elif home is not lwp and home is not None:
-            if home.interrupt is not None:
+            if home.interrupt is not None or self.summoned is not None:
                 self.due = -math.inf
             elif home.state is LwpState.PARKED:
                 self.due = self._away_since + HOME_BOUND
@@ -587,15 +600,18 @@ class Carrying:
         """See that a step of the home raises what was put off, and calls signal handlers while others compute.  The
         sampler asks at each look."""
         home = self.home
+        if self.summoned is not None:
+            self._hasten()
         if self.owes():
             self._face.remind()
         elif home is not None and home.state is LwpState.BLOCKED:
             self._face.heed()
 
     def owes(self) -> bool:
-        """Whether a step of the home that is under way has to raise something."""
+        """Whether a step of the home that is under way has to raise something, or to be interrupted by a handler."""
         home = self.home
-        return home is not None and home.interrupt is not None and home.handle is not None and home.state in _STEPS
+        owes = home is not None and (home.interrupt is not None or self.summoned is not None)
+        return owes and home is not None and home.handle is not None and home.state in _STEPS
 
     def _serve_preempted(self, lwp: LWP) -> bool:
         """End of a batch: maybe it is the turn of a preempted step.  Returns whether the LWP still holds the loop."""
@@ -771,6 +787,8 @@ class Carrying:
                 successor = None
         self._send(successor)
         self._wait(lwp, LwpState.PREEMPTED if state is LwpState.PREEMPTED else LwpState.RETURNING)
+        if self.summoned is not None and lwp is self.home:
+            self._heed(lwp)
         return True
 
     def _wait(self, lwp: LWP, state: LwpState) -> None:
@@ -903,6 +921,142 @@ class Carrying:
         self._face.poke()  # its poll may last too long by now, and others may have something to tell it
         return handler.call
 
+    # ---------------------------------------------------------------- the home has the loop for a signal handler
+
+    def turn_of(self, *, half_way: bool) -> Turn:
+        """A signal handler of the home's is due: can it be called where it has come?
+
+        A call that is marked is so no longer: no sampler is to retake the loop while the handler runs.
+
+        Args:
+            half_way: whether it has come in the middle of this package's own code.
+        """
+        inside = self.inside()
+        with self.mutex:
+            home = self.home
+            if home is None or self.state is LoopState.FORKED:
+                return Turn.HERE
+            if home.handle is IN_POLL:
+                return Turn.LATER if half_way else Turn.HERE
+            if self.holder is home and home.state in (LwpState.RUNNING, LwpState.MARKED):
+                if home.trap is not None and home.trap.call is not None:
+                    home.trap.sprung = True
+                if home.state is LwpState.RUNNING:
+                    return Turn.HERE
+                home.state = LwpState.RUNNING
+                return Turn.MARKED
+            if inside:
+                return Turn.LATER
+            excused = self.handler is not None and self.handler.duty is not None
+            if home.state is LwpState.BLOCKED and home.handle is not None and not half_way and not excused:
+                return Turn.BORROWED
+            return Turn.HERE if excused or self._is_late() else Turn.LATER
+
+    def _is_late(self) -> bool:
+        return self.summoned is not None and monotonic() - self.summoned >= LAST_BOUND
+
+    def mark_again(self, home: LWP, call: Call | None) -> None:
+        """A signal handler that has interrupted a marked call is over, and that call goes on."""
+        with self.mutex:
+            if self.holder is home and home.state is LwpState.RUNNING and home.call is call:
+                home.state = LwpState.MARKED
+
+    def borrow(self) -> bool:
+        """The home's step is BLOCKED, and a signal handler interrupts its call: hold the loop, or wait for it.
+
+        Returns:
+            Whether the loop is held, until the home leaves it again; False if it cannot be had within the bound.
+        """
+        home = self.home
+        assert home is not None
+        while True:
+            with self.mutex:
+                if self._waking is home:
+                    self._waking = None
+                if self.holder is home or self._claimable():
+                    exhausted = self._exhausted
+                    self._unqueue(home)
+                    self._take(home)
+                    self._exhausted = exhausted  # it leaves again at once
+                    return True
+                if self.summoned is None:
+                    self.summoned = monotonic()
+                if self._is_late() or self.state is LoopState.FORKED:
+                    self._unqueue(home)
+                    home.state = LwpState.BLOCKED
+                    return False
+                home.state = LwpState.RETURNING
+                if home not in self.returning:
+                    home.since = -math.inf
+                    self.returning.appendleft(home)
+                    self._expect(-math.inf)
+                poked = self._poked()
+            self._send(poked)
+            if self._mail:
+                self._serve()
+            try:
+                home.sleep(HOME_NAP)
+            except BaseException as exc:
+                self._interrupted(home, exc)
+
+    def summon(self) -> None:
+        """A signal handler cannot be called where its signal has come: the home is to call it when it has the loop.
+
+        The home calls this, wherever it is, maybe inside of the mutex: so nothing changes that others rely on.
+        """
+        home = self.home
+        if self.summoned is None:
+            self.summoned = monotonic()
+        if home is not None:
+            self._hurry(home)
+            home.wake()
+            self._face.poke()
+
+    def _hurry(self, home: LWP) -> None:
+        if self.holder is not home:
+            self.due = -math.inf
+
+    def _hasten(self) -> None:
+        """A signal handler waits for the home: see that it hears of that.  The sampler asks."""
+        home, summoned = self.home, self.summoned
+        if home is None or summoned is None:
+            return
+        self._hurry(home)
+        if home.state is LwpState.POLLING:
+            self._face.poke()
+        elif home.state in WAITING and self._is_late():
+            self.mail()
+
+    def give_up(self) -> None:
+        """Nobody lends the loop to the home for a signal handler: it is to be called without.  The sampler asks."""
+        if self.summoned is not None:
+            self.summoned = -math.inf
+            self._hasten()
+
+    def lend(self, lwp: LWP) -> None:
+        """The holder's step is interrupted for a signal handler: the home has the loop until that is over."""
+        with self.mutex:
+            home = self.home
+            if self.summoned is None or self.holder is not lwp or home is None or home.state not in WAITING:
+                return
+            lwp.alert = lwp.moved = True
+            self.amid = self._face.unfinished()
+            lwp.state = LwpState.RETURNING
+            lwp.since = -math.inf
+            self.detached.add(lwp)
+            self._face.left(lwp)
+            target = self._grant(home)
+            self.returning.appendleft(lwp)
+        self._send(target)
+        self._wait(lwp, LwpState.RETURNING)
+
+    def _heed(self, home: LWP) -> None:
+        """The home has the loop again for its step: signal handlers come first, and then a step that has lent it."""
+        self._face.catch_up(home)
+        if self.returning and self.returning[0].since == -math.inf:
+            self.leave(home, LwpState.BLOCKED)
+            self.rejoin(home)
+
     # ---------------------------------------------------------------- idling, polling, parking
 
     def _idle(self, lwp: LWP) -> bool:
@@ -1010,7 +1164,8 @@ class Carrying:
                         return True
                     follow = follow and not self.pollers and bool(self.detached) and self.state is LoopState.HELD
                     follow = follow and self._claimed_polls
-                    if follow and not lwp.kept and lwp.interrupt is None and not (home and self._mail):
+                    told = home and (self._mail or self.summoned is not None)
+                    if follow and not lwp.kept and lwp.interrupt is None and not told:
                         lwp.state = LwpState.POLLING
                         lwp.deadline = self._face.next_timer()
                         self.pollers.append(lwp)
@@ -1049,8 +1204,8 @@ class Carrying:
     def _park(self, lwp: LWP) -> None:
         """Queue an LWP that is without a step.  Mutex held."""
         lwp.since = monotonic()
-        if lwp.kept:
-            # Steps of bound user threads wait for this LWP: it queues as one that returns.
+        if lwp.kept or (self.summoned is not None and lwp is self.home):
+            # Steps of bound user threads, or a signal handler, wait for this LWP: it queues as one that returns.
             lwp.state = LwpState.RETURNING
             self.returning.append(lwp)
             self._expect(lwp.since + RETURN_BOUND)

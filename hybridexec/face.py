@@ -76,6 +76,9 @@ class Face(Protocol):
     def serve(self) -> None:
         """Do what only the home can do, if somebody has asked for it.  Called on the home, without the mutex."""
 
+    def catch_up(self, lwp: LWP) -> None:
+        """Call the signal handlers that have waited for the loop.  Called on the home, which holds it."""
+
     def passes_on(self, interrupt: BaseException) -> bool:
         """Whether a blocked step raises what a signal handler has raised; if not, the home does, out of the run.
 

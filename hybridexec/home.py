@@ -134,7 +134,10 @@ class Nudges:
         return home.state is LwpState.BLOCKED or (home.state is LwpState.POLLING and self._carrying.holder is not home)
 
     def remind(self) -> None:
-        """Nudge a home whose step has to raise what was put off, or to serve.  Who asks does so until that is done."""
+        """Nudge a home whose step has to raise what was put off, to call a handler, or to serve.
+
+        Who asks does so until that is done.
+        """
         home = self._carrying.home
         if self._mine and home is not None and _NUDGE is not None:
             signal.pthread_kill(home.ident, _NUDGE)
@@ -149,6 +152,7 @@ class Nudges:
         home = self._carrying.home
         if home is not None and home.state is LwpState.BLOCKED and frame is not None and not own(frame.f_code):
             self._serve()
+        self._shield.attend(frame)
         if home is not None and home.handle is not None and not (frame is not None and excluded(frame.f_code)):
             self._carrying.reactions.interrupt(home)
 

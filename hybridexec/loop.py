@@ -84,6 +84,7 @@ class HybridLoop(Turns):
         callers = self._carrying.runner_codes | set(self.callers)
         self.shield = Shield(callers, lambda exc: weak._put_off(exc), self._reactions.handle, handling)
         self._emitter.shielded = lambda: weak.shield.is_up()
+        self.catch_up = self.shield.catch_up
         self._nudges = home.Nudges(
             self._carrying, self.shield, lambda *args: weak.call_later(*args), self._mailbox.serve
         )
@@ -352,6 +353,7 @@ class HybridLoop(Turns):
     def serve(self) -> None:
         """Do what others have asked of the home."""
         self._mailbox.serve()
+        self.shield.attend(sys._getframe())
 
     def passes_on(self, interrupt: BaseException) -> bool:
         """A signal handler has raised while the home has no step: a main task that is blocked elsewhere may have it."""

@@ -296,7 +296,7 @@ class LWP:
             self.carrying.bury(self, sys.exception() or RuntimeError(f"the thread of {self.name} has ended"))
 
 
-class _StandIn(asyncio.Handle):
+class StandIn(asyncio.Handle):
     """Stands for a step in ``LWP.handle`` where there is none, and yet code of the program runs."""
 
     def __init__(self, description: str) -> None:  # there is no loop that it belongs to
@@ -306,11 +306,11 @@ class _StandIn(asyncio.Handle):
         return self._description
 
 
-IN_POLL = _StandIn("<in the poll>")
+IN_POLL = StandIn("<in the poll>")
 """While an engine polls that calls the program back from its poll (uvloop, methods of protocols).  What blocks there
 is seen like that in a step; but the loop cannot move away from it."""
 
-OVER = _StandIn("<a step that is over>")
+OVER = StandIn("<a step that is over>")
 """While the last reference to a step that is over is dropped: its finalizers and those of its arguments may block, as a
 step does."""
 

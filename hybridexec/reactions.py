@@ -388,7 +388,9 @@ class Reactions:
             if not interruptible(frame, self._carrying.runner_codes):
                 return  # not here; the trap stays
             traps.disarm(trap)
-            if self._may_leave(lwp, frame) and self._carrying.others(lwp):
+            if self._carrying.summoned is not None and self._may_leave(lwp, frame):
+                self._lend(lwp)
+            elif self._may_leave(lwp, frame) and self._carrying.others(lwp):
                 self.telling.preempted(lwp, code)
                 try:
                     self._carrying.leave(lwp, LwpState.PREEMPTED)
@@ -400,6 +402,18 @@ class Reactions:
                 self.interrupt(lwp)
             return
         traps.disarm(trap)
+
+    def _lend(self, lwp: LWP) -> None:
+        """Have the home call its signal handlers in the middle of the LWP's step."""
+        region, lwp.region = lwp.region, Region.OWN
+        try:
+            self._carrying.lend(lwp)
+        except BaseException:
+            self._carrying.hold_again(lwp)
+            raise
+        finally:
+            lwp.region = region
+        self.interrupt(lwp)
 
     # ---------------------------------------------------------------- inside
 

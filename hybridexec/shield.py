@@ -4,8 +4,8 @@ CPython calls signal handlers on the main thread, between any two instructions, 
 right there.  That may be in the middle of the protocol: between a queue and its wake-up, in the first instruction of
 ``blocking().__exit__``, in a callback of the detector, in the start of a thread.  Nothing there could be left half
 done, and no ``try`` can begin early enough.  So, while a loop has the main thread for its home, one function stands in
-for every handler of the program.  A handler runs when its signal comes, wherever that is; but what it *raises* where
-the protocol was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector
+for every handler of the program.  When a handler runs is said in ``handling.py``; what it *raises* where the protocol
+was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector
 or a region does (``reactions.py``), or else when the home is nudged (``home.py``), in the step's own code; or out of
 ``run_forever`` if there is no step.
 
@@ -21,8 +21,11 @@ it is opened.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import asyncio
 import collections
 import contextlib
+import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
@@ -30,7 +33,15 @@ from typing import Any
 
 from .detector.calls import own
 from .handling import Handling
-from .lwp import Bell
+from .lwp import LWP, Bell
+
+_DIRECTORY = os.path.dirname(__file__) + os.sep
+_LIBRARY = (_DIRECTORY + "executor" + os.sep, _DIRECTORY + "libraries.py")
+"""This package's code that a step calls, and that may block as a library's: the home may borrow the loop there."""
+
+_WAIT = Bell.wait.__code__  # a step that blocks in a function of this package's stands there
+_PLAIN = (_signal.default_int_handler, getattr(getattr(asyncio, "unix_events", None), "_sighandler_noop", None))
+"""Handlers that touch nothing of the loop; and so do this package's own."""
 
 
 class Shield:
@@ -43,8 +54,9 @@ class Shield:
         handling: is told of each handler, when it begins and when it is over.
 
     Attributes:
-        closed: whether handlers have to wait.
+        closed: whether handlers have to wait for the engine.
         pending: the signals that came meanwhile.
+        noted: the signals whose handlers wait for the home to have the loop.
         waiting: rung when a handler of the program's has been called.
         quiet: the handler that is none of the program's.
     """
@@ -58,6 +70,7 @@ class Shield:
     ) -> None:
         self.closed = False
         self.pending: collections.deque[int] = collections.deque()
+        self.noted: collections.deque[int] = collections.deque()
         self.waiting: set[Bell] = set()
         self.quiet: Any = None
         self._callers = callers
@@ -73,7 +86,7 @@ class Shield:
         if self.closed:
             self.pending.append(signum)
         else:
-            self._call(signum, frame)
+            self._came(signum, frame)
 
     def open(self) -> None:
         """Call the handlers that have waited.
@@ -83,12 +96,48 @@ class Shield:
         """
         self.closed = False
         while self.pending:
-            self._call(self.pending.popleft(), sys._getframe(1))
+            self._came(self.pending.popleft(), sys._getframe(1))
 
-    def _call(self, signum: int, frame: FrameType | None) -> None:
+    def _came(self, signum: int, frame: FrameType | None) -> None:
         handler = self._known(signum)
         if handler is None:
             return
+        if not self._up or _is_plain(handler):
+            self._call(handler, signum, frame)
+        else:
+            self.noted.append(signum)
+            self.attend(frame)
+
+    def attend(self, frame: FrameType | None) -> None:
+        """Call the handlers that wait for the loop, if they need not wait any longer.
+
+        Args:
+            frame: what a signal has interrupted, now or before.
+
+        Raises:
+            BaseException: what one of them raises, if this package's code was not interrupted; those behind it wait on.
+        """
+        if self.noted:
+            call = functools.partial(self._call_noted, frame)
+            self._handling.attend(call, half_way=self._is_half_way(frame), nudges=self.quiet is not None)
+
+    def catch_up(self, home: LWP) -> None:
+        """The home holds the loop, and whatever waits for that comes first."""
+        self._handling.with_loop(home, functools.partial(self._call_noted, sys._getframe()))
+
+    def _call_noted(self, frame: FrameType | None) -> None:
+        try:
+            while self.noted:
+                signum = self.noted.popleft()
+                handler = self._known(signum)
+                if handler is not None:
+                    self._call(handler, signum, frame)
+        finally:
+            self._handling.caught_up()
+            if self.noted:
+                self._handling.summon()
+
+    def _call(self, handler: Any, signum: int, frame: FrameType | None) -> None:
         try:
             begun = self._handling.begin()
             try:
@@ -121,6 +170,21 @@ class Shield:
             frame = frame.f_back
         return False
 
+    def _is_half_way(self, frame: FrameType | None) -> bool:
+        """Whether a signal has come in the middle of the protocol, or what that has called: others may wait for it."""
+        if frame is None or frame.f_code is _WAIT:
+            return False
+        innermost = True
+        while frame is not None:
+            code = frame.f_code
+            if code in self._callers or code is _CALL:
+                return innermost and own(code)
+            if own(code) and code is not self._handle.__code__ and not code.co_filename.startswith(_LIBRARY):
+                return True
+            innermost = False
+            frame = frame.f_back
+        return False
+
     def signal(self, signum: int, handler: Any) -> Any:
         """As ``_signal.signal``."""
         if not callable(handler):
@@ -145,6 +209,8 @@ class Shield:
         """This process is a child: there is no protocol any more that anything could be put off for."""
         self._up = self.closed = False
         self.pending.clear()
+        self.noted.clear()
+        self._handling.caught_up()
 
     @contextlib.contextmanager
     def up(self) -> Iterator[None]:
@@ -153,14 +219,15 @@ class Shield:
             self._up = True
             for signum in _signal.valid_signals():
                 handler = _signal.getsignal(signum)
-                if isinstance(handler, Shield):
+                if isinstance(handler, Shield) and handler is not self:
                     self._outer = handler
-                if callable(handler):
+                if callable(handler) and handler is not self:  # an exception may have kept it from going
                     self.signal(signum, handler)
             yield
         finally:
             self._down()
             self.open()
+            self.attend(sys._getframe())
 
     def is_up(self) -> bool:
         """Whether it stands in for the handlers."""
@@ -176,3 +243,12 @@ class Shield:
         except BaseException:  # from a handler that is in its own place again
             self._down()
             raise
+
+
+_CALL = Shield._call.__code__  # whose frames call the program's handlers
+
+
+def _is_plain(handler: Any) -> bool:
+    """Whether a handler needs no loop."""
+    code = getattr(handler, "__code__", None)
+    return any(handler is plain for plain in _PLAIN) or (isinstance(code, CodeType) and own(code))

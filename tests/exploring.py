@@ -108,6 +108,7 @@ class Thread:
         self.what = "its start"  # ... in words
         self.locks = 0  # how many it holds
         self.signal: Callable[[], object] | None = None  # the handler of one that has come, which is due
+        self.anywhere = False  # whether it may come at any point, and not only in what a signal interrupts
         self.alive = False
         self.ended: Callable[[], object] = lambda: None  # called on it at its end
         self._started = Event(machine)
@@ -232,6 +233,9 @@ class Machine:
         chosen = self._next(me)
         if chosen is not me:
             self._switch(chosen, "is interrupted")
+        if me.anywhere and me.signal is not None:
+            handler, me.signal = me.signal, None
+            handler()
 
     def give_way(self) -> None:
         """Let others run first, if anybody can.  Who spins calls it: no system starves the others for ever."""

@@ -1,10 +1,10 @@
 """Instrumented: the protocol's own source, run on the machine of ``exploring.py``.
 
-``hybridexec/lwp.py``, ``pool.py`` and ``carrying.py`` are compiled from the files that ship, into modules of their own
-whose ``_thread``, ``threading``, identities and clock are the machine's; nothing of the installed package changes.  On
-the way each access to an attribute that threads share becomes a point, ``x.state`` reading as ``(point() or x.state)``:
-that is how races on what is read without the lock are found.  A *mutation* replaces a piece of the source, which has to
-be there once: a checker that does not find it would find nothing else either.
+``hybridexec/lwp.py``, ``pool.py``, ``handling.py`` and ``carrying.py`` are compiled from the files that ship, into
+modules of their own whose ``_thread``, ``threading``, identities and clock are the machine's; nothing of the installed
+package changes.  On the way each access to an attribute that threads share becomes a point, ``x.state`` reading as
+``(point() or x.state)``: that is how races on what is read without the lock are found.  A *mutation* replaces a piece
+of the source, which has to be there once: a checker that does not find it would find nothing else either.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Protocol:
         self.lwp = self._load("lwp")
         self.lwp.LWP.__hash__ = lambda lwp: sum(lwp.name.encode())  # sets of them have the same order each time
         self.pool = self._load("pool")
+        self.handling = self._load("handling")
         self.carrying = self._load("carrying", mutation)
 
     def _load(self, name: str, mutation: Mutation | None = None) -> Any:
@@ -100,10 +101,11 @@ class Protocol:
             tree = ast.fix_missing_locations(_Points(_shared(tree)).visit(tree))
         module: Any = types.ModuleType(f"hybridexec.{name}")
         module.__package__ = "hybridexec"
-        before = {other: sys.modules[other] for other in ("hybridexec.lwp", "hybridexec.pool")}
-        sys.modules.update(
-            {f"hybridexec.{done}": getattr(self, done) for done in ("lwp", "pool") if hasattr(self, done)}
-        )
+        done = {
+            f"hybridexec.{name}": getattr(self, name) for name in ("lwp", "pool", "handling") if hasattr(self, name)
+        }
+        before = {name: sys.modules[name] for name in done}
+        sys.modules.update(done)
         try:
             exec(compile(tree, path, "exec"), module.__dict__)
         finally:
@@ -116,7 +118,7 @@ class Protocol:
     def boot(self, machine: Machine) -> None:
         """Run on this machine from now on."""
         self._machine = machine
-        for module in (self.carrying, self.pool):
+        for module in (self.carrying, self.pool, self.handling):
             looks = machine.grain >= Grain.READS or machine.fault is not None
             module._point = machine.look if looks else bool  # which says False, and costs little
         self.lwp.current.clear()

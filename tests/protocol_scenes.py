@@ -17,6 +17,7 @@ import functools
 import heapq
 import itertools
 import math
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,6 @@ from typing import Any
 from exploring import Event, Injected, Machine, Thread
 from instrumented import Protocol
 
-from hybridexec.handling import Handler
 from hybridexec.upcalls import UpcallKind
 
 WORK = 0.002
@@ -32,6 +32,9 @@ WORK = 0.002
 
 TICK = 0.005
 """Seconds between two looks of the sampler."""
+
+NUDGES = 3
+"""How often the home is nudged before a signal handler is called: it may be half way in the protocol the first time."""
 
 SPINS = 3
 """Polls in a row that found events, or took no time, after which another one is the poll of an LWP that spins; and
@@ -76,6 +79,12 @@ class Loop:
         )
         self.states = protocol.lwp.LwpState
         self._relied_on = protocol.lwp.RELIED_ON
+        self._handler = protocol.handling.Handler
+        self._handling: Any = None
+        self._made_handling = protocol.handling.Handling
+        self._noted: list[Callable[[], None]] = []  # signal handlers that wait for the loop
+        self._in_call = False  # the home is in a call of its step's, where a signal interrupts nothing of the protocol
+        self._steps = 0  # how often code of a step has run
         self._longest = longest
         self._bounds = protocol.carrying.RETURN_BOUND, protocol.carrying.HOME_BOUND
         self._ready: collections.deque[tuple[str, Code]] = collections.deque()
@@ -144,7 +153,7 @@ class Loop:
         def handler() -> None:
             began = self._fair_time()
             relied = self.carrying.home is not None and self.carrying.home.state in self._relied_on
-            handled = self.carrying.handler = Handler(relied, self.carrying.handler)
+            handled = self.carrying.handler = self._handler(relied, self.carrying.handler)
             begins.set()
             until.wait()
             try:
@@ -157,6 +166,65 @@ class Loop:
         home = self._home
         home.signal = handler
         return begins
+
+    def strike(self, name: str, until: Event | None = None, *, anywhere: bool = False) -> None:
+        """A signal comes to the home, whose handler is the loop's code; from any thread.
+
+        Args:
+            name: what the handler is called.
+            until: what it blocks in, as a step may.
+            anywhere: whether it comes at any point of the protocol.
+        """
+        self._open += 1
+        came = self._fair_time(self._home)
+
+        def handler() -> None:
+            waited = self._fair_time(self._home) - came
+            most = self._bounds[0] + NUDGES * TICK + (2 + SPINS) * self._longest
+            self.machine.check(waited <= most + 1e-9, f"{name} has waited for the loop for {waited:.4f} s")
+            began = self._fair_time()
+            if self.carrying.home is not None:
+                self.code(name)
+                if until is not None:
+                    self.block(self.carrying.home, until, signals=True)
+            self._home.starved += self._fair_time() - began  # what it has interrupted waits for it, and for nobody else
+            self._one_is_over()
+
+        def comes() -> None:
+            self._pipe = True  # the wake-up fd
+            self._noted.append(handler)
+            self._attend()
+
+        home, before = self._home, self._home.signal
+        home.anywhere = anywhere
+        home.signal = comes if before is None else lambda: (before(), comes())  # type: ignore[func-returns-value]
+
+    def _attend(self) -> None:
+        """As ``Shield.attend`` does."""
+        if not self._noted:
+            return
+        home = self.carrying.home
+        state = None if home is None else home.state
+        in_call, self._in_call = self._in_call, False
+        self._handling.attend(self._call_noted, half_way=not in_call, nudges=True)
+        self._in_call = in_call
+        if in_call and home is not None:
+            self.machine.check(home.state is state, f"a home that was {state} comes out of a handler {home.state}")
+
+    def _call_noted(self) -> None:
+        while self._noted:
+            self._noted.pop(0)()
+        self._handling.caught_up()
+        if self._noted:
+            self._handling.summon()
+
+    def lend(self, lwp: Any) -> None:
+        """A step is trapped for a signal handler that waits: nothing but that may come in between."""
+        if lwp is self.carrying.home or self.carrying.summoned is None:
+            return
+        steps = self._steps
+        self.carrying.lend(lwp)
+        self.machine.check(self._steps == steps, f"{self._steps - steps} steps run in the middle of one that lends")
 
     def spawn(self, function: Callable[[], None]) -> None:
         """Start a thread that is none of the loop's.  One that a step starts may go on when the loop is closed."""
@@ -179,6 +247,9 @@ class Loop:
         if self.machine.fault is not None:  # what fails outside of a run goes to the caller, who can see to it
             self.machine.fault.due = lambda: self.carrying is not None and self.carrying.home is not None
         carrying = self.carrying = self._made()
+        after_step = types.SimpleNamespace(_after_step=self._after_step)
+        carrying.reactions = types.SimpleNamespace(loop=after_step, resume=lambda lwp, call: carrying.rejoin(lwp))
+        self._handling = self._made_handling(carrying, lambda: None)
         self._home = self.machine.current
         self.machine.released = self._watch
         self._open += len(others)
@@ -204,6 +275,10 @@ class Loop:
                 carrying.finish(home)
             self._stopping = False
             self.stopped.set()
+            if (came := self._home.signal) is not None:  # what is left is called when the loop does not run any more
+                self._home.signal = None
+                came()
+            self._attend()
             if self.failures and self._open:
                 self._stops_by_itself = True  # who was to stop it may have failed
                 continue
@@ -232,6 +307,7 @@ class Loop:
                     stands = self.carrying.check(stands)
                 if (handler := self.carrying.handler) is not None:
                     self.carrying.excuse(handler, None, moves=True)
+                self.carrying.remind()
                 holder = self.carrying.holder
                 if holder is None:
                     continue
@@ -265,8 +341,8 @@ class Loop:
         self.machine.check(self._executing == name, f"{self._executing} has come in between {name}")
         self._executing = None
 
-    def block(self, lwp: Any, until: Event, *, marked: bool = False) -> None:
-        """A blocking call, declared or marked."""
+    def block(self, lwp: Any, until: Event, *, marked: bool = False, signals: bool = False) -> None:
+        """A blocking call, declared or marked; and whether signals interrupt it."""
         if marked:
             try:
                 self.carrying.mark(lwp)
@@ -275,7 +351,12 @@ class Loop:
                 self.carrying.mark(lwp)  # the sampler finds a call that nobody has marked
         else:
             self._leave(lwp)
-        until.wait()
+        if signals and lwp is self.carrying.home:
+            self._in_call = True
+            self.machine.wait_interruptibly(lambda: until.is_set, -1, what="an event")
+            self._in_call = False
+        else:
+            until.wait()
         self._rejoin(lwp)
 
     def yield_slice(self, lwp: Any) -> None:
@@ -312,6 +393,7 @@ class Loop:
         most = self._bounds[0] + (1 + ahead) * 2 * self._longest
         waited = self._fair_time() - since
         self.machine.check(waited <= most + 1e-9, f"{lwp.name} has waited for the loop for {waited:.4f} s")
+        self._steps += 1
         self.code(f"what returns on {lwp.name}")
 
     def ask_home(self, lwp: Any) -> None:
@@ -457,6 +539,7 @@ class Loop:
 
     def _run(self, lwp: Any, name: str, code: Code) -> None:
         self._runs[name] += 1
+        self._steps += 1
         self._polls = 0
         self.code(name)
         code(lwp)
@@ -499,7 +582,17 @@ class Loop:
         return False
 
     def remind(self) -> None:
-        """No signal comes here that raises."""
+        """Nudge the home."""
+        home, before = self._home, self._home.signal
+        home.signal = self._attend if before is None else lambda: (before(), self._attend())  # type: ignore[func-returns-value]
+
+    def catch_up(self, lwp: Any) -> None:
+        self.machine.check(self.carrying.holder is lwp, f"{lwp.name} catches up without the loop")
+        self._handling.with_loop(lwp, self._call_noted)
+
+    @staticmethod
+    def _after_step(lwp: Any) -> None:
+        lwp.alert = lwp.moved = False
 
     def heed(self) -> None:
         """Nor one that somebody has to read of."""
@@ -521,6 +614,7 @@ class Loop:
         self.machine.check(home is None or home.ident == self.machine.current.ident, "a spare serves the home's mail")
         while self._letters:
             self._letters.pop().set()
+        self._attend()
 
     def describe(self, lwp: Any) -> str:
         return lwp.name

@@ -366,6 +366,131 @@ def a_handler_is_over_as_the_loop_stops(loop: Make) -> None:
     it.play(outside, sampled=True)
 
 
+@scene(0)
+def a_handler_interrupts_a_blocked_home(loop: Make) -> None:
+    """A spare runs steps meanwhile, one of which ends the home's call; or the loop is free."""
+    it = loop()
+    homes = it.event()
+
+    def strikes(lwp: Any) -> None:
+        it.strike("handler")
+        it.step("chain", chain(it, 2))
+
+    def outside() -> None:
+        it.strike("another")
+        it.release(homes)
+
+    it.step("home", lambda lwp: it.block(lwp, homes, signals=True))
+    it.step("strikes", strikes)
+    it.play(outside, sampled=True)
+
+
+@scene(0)
+def a_handler_interrupts_a_home_that_waits_for_its_turn(loop: Make) -> None:
+    """The home's call is over, and others compute, or return, too."""
+    it = loop()
+    homes, others = it.event(), it.event()
+
+    def ends(lwp: Any) -> None:
+        it.release(homes)
+        it.strike("handler")
+        it.release(others)
+        it.work("computes")
+        it.lend(lwp)
+        it.step("chain", chain(it, 2))
+
+    it.step("home", lambda lwp: it.block(lwp, homes, signals=True))
+    it.step("other", lambda lwp: it.block(lwp, others))
+    it.step("ends", ends)
+    it.play(sampled=True)
+
+
+@scene(0)
+def a_handler_interrupts_a_home_without_a_step(loop: Make) -> None:
+    """It polls, is parked, or on its way to either, while a spare runs steps."""
+    it = loop(max_lwps=2)
+
+    def then() -> None:
+        it.submit("chain", chain(it, 1), hail=True)
+        it.strike("handler")
+
+    with_a_parked_spare(it, then, sampled=True)
+
+
+@scene(0)
+def a_handler_comes_anywhere(loop: Make) -> None:
+    """The home is half way in the protocol: about to leave, to wake another, to poll, or to return."""
+    it = loop()
+    homes, others = it.event(), it.event()
+
+    def home(lwp: Any) -> None:
+        it.strike("handler", anywhere=True)
+        it.block(lwp, homes, signals=True)
+        it.strike("another", anywhere=True)
+
+    it.step("home", home)
+    it.step("other", lambda lwp: it.block(lwp, others))
+    it.step("ends the home's", lambda lwp: it.release(homes))
+    it.step("ends the other's", lambda lwp: it.release(others))
+    it.step("chain", chain(it, 2))
+    it.play(sampled=True)
+
+
+@scene(0)
+def a_step_lends_the_loop(loop: Make) -> None:
+    """A step computes for long while a handler waits for the loop, and others are ready: it goes on before them."""
+    it = loop()
+    homes = it.event()
+
+    def computes(lwp: Any) -> None:
+        it.strike("handler")
+        for part in range(4):
+            it.work(f"part {part}")
+            it.lend(lwp)
+        it.release(homes)
+
+    it.step("home", lambda lwp: it.block(lwp, homes, signals=True))
+    it.step("computes", computes)
+    it.step("ready", lambda lwp: None)
+    it.play(sampled=True)
+
+
+@scene(0)
+def a_handler_that_blocks_lets_others_go_on(loop: Make) -> None:
+    """It is called in a blocked step, or as a step; only a step of the loop ends its block."""
+    it = loop()
+    homes, first, second = it.event(), it.event(), it.event()
+    it.step("home", lambda lwp: it.block(lwp, homes, signals=True))
+
+    def ends(lwp: Any) -> None:
+        it.release(homes)
+        it.strike("second", second)
+        it.later(0.01, "ends the second", lambda lwp: it.release(second))
+
+    def outside() -> None:
+        it.strike("first", first)
+        it.submit("ends the first", lambda lwp: it.release(first))
+        it.submit("ends the home's", ends)
+
+    it.play(outside, sampled=True)
+
+
+@scene(0)
+def a_loop_stops_as_a_handler_waits(loop: Make) -> None:
+    """It is called before the run is over, or in the next one."""
+    it = loop(stops_by_itself=False)
+    homes = it.event()
+
+    def stops(lwp: Any) -> None:
+        it.strike("handler")
+        it.stop()
+        it.release(homes)
+
+    it.step("home", lambda lwp: it.block(lwp, homes, signals=True))
+    it.step("stops", stops)
+    it.play(sampled=True)
+
+
 # -------------------------------------------------------------------- the shares
 
 
@@ -511,6 +636,23 @@ MUTATIONS = [
     Sought(
         Mutation("a home that comes back and hears nothing", "report_back", "self._face.poke()", "pass"),
         a_handler_is_over_as_the_loop_stops,
+    ),
+    Sought(
+        Mutation("a handler beside a step", "turn_of", "return Turn.BORROWED", "return Turn.HERE"),
+        a_handler_interrupts_a_blocked_home,
+    ),
+    Sought(
+        Mutation("a loop that is lent and not given back", "_heed", "self.leave(home, LwpState.BLOCKED)", "return"),
+        a_handler_interrupts_a_home_that_waits_for_its_turn,
+    ),
+    Sought(
+        Mutation(
+            "a home that borrows and still queues",
+            "borrow",
+            "self._unqueue(home)\n                    self._take",
+            "self._take",
+        ),
+        a_handler_interrupts_a_blocked_home,
     ),
 ]
 

@@ -68,6 +68,12 @@ it when that happens."""
 CALM = 1.0
 """Seconds after the last trap when the events for all code are turned off."""
 
+LENDING = 0.005
+"""Seconds that a step may compute while a signal handler waits for the loop, before it is trapped for that."""
+
+HANDLER_BOUND = 0.1
+"""Seconds that a signal handler waits for a step that lends nothing."""
+
 LATE = 0.05
 """Seconds by which the sampler must be late before it says that somebody held the GIL.  Ten of the interpreter's switch
 intervals: where several threads compute, each may have had it for one or two."""
@@ -80,7 +86,7 @@ RETRY = 1.0
 class _Look:
     """What the sampler saw of one loop the last time.  It keeps nothing of a step alive."""
 
-    __slots__ = ("backoff", "cpu", "frame", "lasti", "late", "lwp", "marks", "seen", "stands", "step", "time")
+    __slots__ = ("backoff", "cpu", "frame", "keeps", "lasti", "late", "lwp", "marks", "seen", "stands", "step", "time")
 
     def __init__(self) -> None:
         self.lwp: LWP | None = None
@@ -92,6 +98,7 @@ class _Look:
         self.time = 0.0  # ... by then
         self.late = 0, -1  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
+        self.keeps = 0  # the identity of the step that a signal handler waits for in vain
         self.backoff = 0  # ticks to let pass after false alarms
         self.stands: object = None  # where the loop stands while nobody executes on it
 
@@ -282,13 +289,15 @@ class Sampler:
         """Look at one loop.  Returns whether somebody executes on it."""
         look.stands = carrying.check(look.stands)
         carrying.remind()
-        handler = carrying.handler
+        handler, summoned = carrying.handler, carrying.summoned
         if handler is not None:
             self._look_at_handler(carrying, handler, now)
         lwp = _executing(carrying)
+        if summoned is not None:
+            self._look_for_handler(carrying, look, lwp, now - summoned, now)
         if lwp is None:
             look.lwp = look.step = None
-            if handler is not None:
+            if handler is not None or summoned is not None:
                 return True
             holder = carrying.holder
             if holder is None or holder.handle is not IN_POLL:
@@ -365,6 +374,23 @@ class Sampler:
         since = handler.standing_since(frame, now)
         if now - since >= carrying.reactions.threshold * 0.9 and traps.may_call(frame.f_code, frame.f_lasti):
             carrying.reactions.handler_overdue(home, handler, _call(frame, Detection.DISCOVERED, since), frame)
+
+    def _look_for_handler(self, carrying: Carrying, look: _Look, lwp: LWP | None, waits: float, now: float) -> None:
+        """A signal handler waits for the loop: trap the step that keeps it, which is to lend it."""
+        self._healthy = 0
+        before, look.keeps = look.keeps, 0
+        step, frame = (None, None) if lwp is None or lwp is carrying.home else (lwp.handle, lwp.frame())
+        if lwp is None or step is None or step is OVER or frame is None or waits < LENDING:
+            return
+        if step is IN_POLL or not carrying.reactions.may_preempt(lwp, frame):
+            look.keeps = id(step)
+            if waits >= HANDLER_BOUND and before == look.keeps:
+                carrying.give_up()
+        elif lwp.state is LwpState.RUNNING and not _in_call(lwp.trap):
+            trap = lwp.trap
+            if trap is None or frame.f_code not in trap.codes:
+                self._last_trap = now
+                traps.arm(Trap(lwp, step, [frame.f_code], None), trap)
 
     def _wanted_gil(self, late: float) -> bool:
         """Whether this thread was late for want of the interpreter, and not of a processor, as far as that is known."""
@@ -456,7 +482,13 @@ def _nap(loops: list[tuple[Carrying, _Look]]) -> float:
 
 def _needs_eyes(carrying: Carrying) -> bool:
     """Whether there may be something to see at a loop before it is taken the next time."""
-    return bool(_executing(carrying) or carrying.owes() or carrying.handler or carrying.expects())
+    return bool(
+        _executing(carrying)
+        or carrying.owes()
+        or carrying.handler
+        or carrying.summoned is not None
+        or carrying.expects()
+    )
 
 
 def _in_call(trap: Trap | None) -> bool:
