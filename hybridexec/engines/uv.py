@@ -10,6 +10,8 @@ does.  The engine uses uvloop's public API alone, in this way:
   something has become ready, or beforehand if the poll shall take no time.  libuv ends a run after one more look at its
   file descriptors; it cannot end sooner.  Other threads, and signal handlers, write to a self-pipe.  A uvloop timer,
   which is armed anew only when an earlier one is needed, bounds the poll.
+* *Connections.*  libuv accepts one of each listening socket per look.  A poll that has accepted one looks again, so
+  that a queue of them is not served at the rate of the polls, of which there is one after each batch of steps.
 * *Readers and writers* of the program, and what it opens, are in ``watching.py``.
 * *Methods of protocols* are called by uvloop inside of the poll, and by nobody else.  ``lwp.handle`` is ``IN_POLL``
   meanwhile, so that what blocks in them is detected; but the loop cannot move.
@@ -52,7 +54,7 @@ from ..base import Engine
 from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
-from .watching import OPENING, Watching, opening
+from .watching import OPENING, SERVING, Watching, opening, serving
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
@@ -69,6 +71,12 @@ _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 POLL_PAUSE = 0.0005
 """Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
 thread each poll, even if it takes no time, costs some 30 microseconds."""
+
+MOST_LOOKS = 32
+"""How often one poll looks at most while each look accepts a connection: the steps that are ready wait meanwhile."""
+
+LOOKS_BOUND = 0.005
+"""Seconds after which it looks no more: libuv calls protocols at each look, and they may take their time."""
 
 LAST_POLLS = 2
 """How many polls follow the turn that has stopped the loop."""
@@ -148,10 +156,9 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._watching.polls += 1
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
-        main = self._on_main = lwp.ident == threading.main_thread().ident
+        self._on_main = lwp.ident == threading.main_thread().ident
         own = bool(self._own) and self._own is not _UNKNOWN
-        if main:
-            super().call_soon(self._take_back)
+        self._begin_look()
         if timeout == 0 or own:
             self._end()  # after one look: if what is uvloop's own made something ready, that would end it after two
         elif self._ready:
@@ -161,10 +168,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         lwp.handle = IN_POLL
         _set_running_loop(None)
         try:
-            self.shield.closed = main
-            self._run_poll()
-            if self._raised is not None:
-                raise self._raised
+            self._look_until_accepted()
         except BaseException as exc:
             self._poll_raised(lwp, exc)
         finally:
@@ -174,9 +178,37 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             if lwp.alert:
                 self._polled(lwp)
             lwp.handle = None
-            if main:
+            if self._on_main:
                 self.shield.open()
             self._poll_due = monotonic() + POLL_PAUSE
+
+    def _look_until_accepted(self) -> None:
+        """Poll, and look again while connections are being accepted."""
+        watching = self._watching
+        before = watching.accepted
+        self._look()
+        if watching.accepted == before:
+            return
+        until = monotonic() + LOOKS_BOUND
+        for _ in range(MOST_LOOKS - 1):
+            if watching.accepted == before or monotonic() >= until:
+                return
+            before = watching.accepted
+            self._begin_look()
+            self._end()
+            self._look()
+
+    def _begin_look(self) -> None:
+        self._ending = False
+        if self._on_main:
+            super().call_soon(self._take_back)
+
+    def _look(self) -> None:
+        """Run libuv until something ends it."""
+        self.shield.closed = self._on_main
+        self._run_poll()
+        if self._raised is not None:
+            raise self._raised
 
     def stopped(self) -> None:
         """What the last steps have told uvloop to close and to write, it does in polls: it polls three times itself
@@ -476,3 +508,5 @@ UvEngine.callers = (UvEngine.select.__code__,)
 
 for _name in OPENING:
     setattr(UvEngine, _name, opening(_name))
+for _name in SERVING:
+    setattr(UvEngine, _name, serving(_name))
