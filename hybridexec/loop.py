@@ -94,6 +94,7 @@ class HybridLoop(Turns):
             super().__init__()
         except BaseException:
             detector.detach()
+            self.unmake()
             raise
         forking.watch(self)
 

@@ -78,6 +78,9 @@ MOST_LOOKS = 32
 LOOKS_BOUND = 0.005
 """Seconds after which it looks no more: libuv calls protocols at each look, and they may take their time."""
 
+NO_DESCRIPTORS_PAUSE = 0.01
+"""Seconds after which it is tried again to poll on the main thread, where no descriptors were left for that."""
+
 LAST_POLLS = 2
 """How many polls follow the turn that has stopped the loop."""
 
@@ -122,6 +125,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._begins = True  # a run: what was ready before it comes before what a poll brings
         self._skipped = False  # whether the last poll was left out for one of these reasons
         self._ending = False  # the poll will end by itself
+        self._reserve: list[int] = []  # descriptors for uvloop's next run on the main thread
         self._raised: BaseException | None = None  # what has to be raised when it is over
         self._alarm: Any = None  # the timer that bounds the poll, and when it is due
         self._alarm_due = math.inf
@@ -135,6 +139,8 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         super().add_reader(self._ssock, self._poked)
 
     def __del__(self, finalize: Any = BaseEventLoop.__del__) -> None:
+        if not vars(self):
+            return  # libuv's own making has failed
         if "_csock" not in vars(self):
             super().close()  # its making has failed
         else:
@@ -153,6 +159,9 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         self._begins = self._skipped = False
         lwp = self._carrying.holder
         assert lwp is not None
+        if lwp.ident == threading.main_thread().ident and len(self._reserve) < 2 and not self._take_reserve():
+            time.sleep(NO_DESCRIPTORS_PAUSE if timeout is None else min(timeout, NO_DESCRIPTORS_PAUSE))
+            return
         self._watching.polls += 1
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
@@ -206,9 +215,31 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
     def _look(self) -> None:
         """Run libuv until something ends it."""
         self.shield.closed = self._on_main
+        if self._on_main:
+            self._give_reserve()
         self._run_poll()
+        if self._on_main:
+            self._take_reserve()
         if self._raised is not None:
             raise self._raised
+
+    def _give_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def _take_reserve(self) -> bool:
+        """Keep two descriptors, which is what uvloop opens in each of its runs on the main thread: if there are none for
+        it, it says for ever that it is running, and cannot even be closed.  Returns whether they could be had."""
+        try:
+            while len(self._reserve) < 2:
+                self._reserve.append(os.dup(self._ssock.fileno()))
+        except OSError:
+            return False
+        return True
+
+    def unmake(self) -> None:
+        """Its making has failed half way: its finalizer closes what there is."""
+        self._give_reserve()
 
     def stopped(self) -> None:
         """What the last steps have told uvloop to close and to write, it does in polls: it polls three times itself
@@ -406,6 +437,7 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
         vars(self).pop("create_task", None)
         del self._run_poll, self._end_poll
         self._alarm = None
+        self._give_reserve()
         self._ssock.close()
         self._csock.close()
         for sig in list(self._signal_handlers):
