@@ -228,8 +228,8 @@ class UvEngine(Loop, Engine):  # type: ignore[misc]
             os.close(self._reserve.pop())
 
     def _take_reserve(self) -> bool:
-        """Keep two descriptors, which is what uvloop opens in each of its runs on the main thread: if there are none for
-        it, it says for ever that it is running, and cannot even be closed.  Returns whether they could be had."""
+        """Keep two descriptors: uvloop opens as many in each of its runs on the main thread, and if there are none it
+        says for ever that it is running, and cannot even be closed.  Returns whether they could be had."""
         try:
             while len(self._reserve) < 2:
                 self._reserve.append(os.dup(self._ssock.fileno()))

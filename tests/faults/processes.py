@@ -232,7 +232,6 @@ if sys.argv[1] == "raises":
 @program
 def shutdown(times: str = "2") -> None:
     """The interpreter ends with everything under way: loops of daemon threads, blocked spares, loops in atexit."""
-    asyncio_run = "ours"
     for number in range(int(times)):
         for how in ("returns", "raises"):
             command = [sys.executable, "-c", _SHUTDOWN, how]

@@ -21,6 +21,7 @@ from .scene import blocks, main, program, relays, right
 PYTHON = ctypes.PyDLL(None)
 """Calls through it keep the GIL."""
 
+
 @program
 def clock_set(rounds: str = "40") -> None:
     """The clock of the day is set back and forth by hours, as far as the process can tell."""
