@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sqlite3
 import sys
@@ -76,6 +75,9 @@ def _deep(frames: int, call: Callable[[], object]) -> object:
 def recursion(first: str = "1", last: str = "31", times: str = "1") -> None:
     """Calls with so few frames left before the recursion limit, at home and on a spare."""
     limit = 300
+    raised: set[int] = set()
+    places: set[bool] = set()
+    home: Any = None
 
     async def one(room: int, call: Callable[[], object]) -> None:
         places.add(hybridexec.current_lwp() is home)
@@ -108,9 +110,6 @@ def recursion(first: str = "1", last: str = "31", times: str = "1") -> None:
         await asyncio.gather(one(room, call), one(room, call), blocks(3, 1, 0.002))
         await away(room, call)
 
-    raised: set[int] = set()
-    places: set[bool] = set()
-    home: Any = None
     former = sys.getrecursionlimit()
     for name, call in _CALLS.items():
         for room in list(range(int(first), int(last) + 1)) * int(times):
@@ -203,7 +202,6 @@ def finalizer() -> None:
         await relays()
 
     hybridexec.run(scene())
-    assert os.getpid()
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def stderr_closed() -> None:
     if ENGINE == "selector":
         os.close(2)
         hybridexec.run(_with_complaints(), max_lwps=4)
-    sys.stderr = None  # type: ignore[assignment]
+    sys.stderr = None
     hybridexec.run(_with_complaints(), max_lwps=4)
     logging.getLogger("hybridexec").addHandler(_Full())
     hybridexec.run(_with_complaints(), max_lwps=4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import os
@@ -14,6 +15,7 @@ from typing import Any
 
 import hybridexec
 from hybridexec import lwp
+from hybridexec.identity import os_ident
 
 from .scene import ENGINE, REFUSALS, blocks, in_child, main, program, relays, right, run_blocks
 
@@ -106,13 +108,13 @@ def memory(*sizes: str) -> None:
 @program
 def locks(most: str = "12") -> None:
     """The n-th lock that is asked for on a thread which is not the home is refused."""
-    allocate = lwp._thread.allocate_lock
-    home = lwp.os_ident()
+    allocate = _thread.allocate_lock
+    home = os_ident()
     left = 0
 
     def refuses() -> Any:
         nonlocal left
-        if left and lwp.os_ident() != home:
+        if left and os_ident() != home:
             left -= 1
             if not left:
                 raise RuntimeError("can't allocate lock")
