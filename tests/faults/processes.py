@@ -93,10 +93,16 @@ never = threading.Event()
 async def stuck():
     print("blocks", flush=True)
     never.wait()
+gate = threading.Lock()
+gate.acquire()
+async def keeps_home():
+    gate.acquire()
 async def main():
+    first = asyncio.create_task(keeps_home())  # so the others block on spares
     tasks = [asyncio.create_task(stuck()) for _ in range(3)]
-    await asyncio.sleep(0)
     await asyncio.sleep(0.05)
+    gate.release()
+    await first
     print("ready", flush=True)
     if sys.argv[1] == "raises":
         raise ValueError("main ends")
@@ -109,7 +115,7 @@ elif sys.argv[1] == "executor":
     with hybridexec.HybridExecutor() as executor:
         executor.submit(stuck)
         time.sleep(0.2)
-        print("blocks\\nblocks\\nready", flush=True)
+        print("ready", flush=True)
 elif sys.argv[1] == "close":
     loop = hybridexec.new_event_loop()
     loop.run_until_complete(main())
@@ -163,6 +169,7 @@ def signals(seconds: str = "2") -> None:
         calls += 1
 
     async def scene() -> int:
+        signal.siginterrupt(signal.SIGALRM, False)  # else what it ends blocks for less than a millisecond each time
         rounds = 0
         until = time.monotonic() + float(seconds)
         while time.monotonic() < until:
@@ -172,7 +179,6 @@ def signals(seconds: str = "2") -> None:
         return rounds
 
     former = signal.signal(signal.SIGALRM, handler)
-    signal.siginterrupt(signal.SIGALRM, False)  # else what it ends each time blocks for less than a millisecond
     signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         rounds = hybridexec.run(scene())
