@@ -242,7 +242,7 @@ class Sampler:
             if self._thread is not me:
                 return False
             loops = list(self._loops.items())
-        changed = tool.check()
+        changed = tool.check(callbacks=now - self._weighed > CALM / 2)
         if changed is not None:
             say(logging.ERROR, "somebody has interfered with the detector in sys.monitoring: %s", changed)
         active = False

@@ -103,8 +103,12 @@ def set_local_events(code: CodeType, events: int) -> None:
         sys.monitoring.set_local_events(id, code, events)
 
 
-def check() -> str | None:
+def check(*, callbacks: bool) -> str | None:
     """Put back what others have changed.
+
+    Args:
+        callbacks: whether to look at these, too.  That can only be seen by registering them anew, and each time is an
+            audit event: seldom, please.
 
     Returns:
         What has happened, the first time; else None.
@@ -121,7 +125,7 @@ def check() -> str | None:
             if monitoring.get_events(id) & _events != _events:
                 monitoring.set_events(id, monitoring.get_events(id) | _events)
                 changed = "its events were turned off: they are on again"
-            for event, callback in _callbacks.items():
+            for event, callback in _callbacks.items() if callbacks else ():
                 if monitoring.register_callback(id, event, callback) is not callback:
                     changed = "its callbacks were replaced: they are registered again"
             if changed is not None:
