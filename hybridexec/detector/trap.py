@@ -114,10 +114,10 @@ def arm(trap: Trap, over: Trap | None = None) -> bool:
         over: the one that its LWP has now, whose place it takes.
 
     Returns:
-        Whether it is armed; False if the LWP has another one by now, or there are no events any more.
+        Whether it is armed; False if the LWP has another one by now.
     """
     with _armory.lock:
-        if trap.lwp.trap is not over or not tool.is_ours():
+        if trap.lwp.trap is not over:
             return False
         if over is not None:
             _take_away(over)
