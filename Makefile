@@ -10,10 +10,10 @@ LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-a
 
 # What another engine changes, and what can differ between Pythons.  All the rest is run once, on 3.13.
 ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract engines asyncio_features signals exceptions stopping ending fork modes factories \
-	cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere)
+	cancelling timeouts readers executor_moving uvicorn rlocks torture thread_locals signals_anywhere faults)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract detector catalogue libraries regions modes preemption tools asyncio_features \
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads finalizers \
-	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters)
+	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters faults)
 
 .PHONY: bootstrap demo test test-engine test-version conformance compatibility lint types lowest hunt clean
 
