@@ -74,5 +74,8 @@ class Engine(asyncio.AbstractEventLoop):
         def put_back(self, handle: FdHandle) -> None:
             """Watch for a callback again that was in flight, if it is still registered.  The holder."""
 
+        def unmake(self) -> None:
+            """The loop's making has failed half way: what there is of it is closed, now or by its finalizer."""
+
         def abandon(self) -> None:
             """This process is a forked child: what is shared with the parent must not be touched any more."""

@@ -102,8 +102,8 @@ class HybridLoop(Turns):
         try:
             super().__init__()
         except BaseException:
-            self._closed = True  # asyncio's finalizer has nothing to close
             detector.detach()
+            self.unmake()
             raise
         forking.watch(self)
 

@@ -145,6 +145,7 @@ class Reactions:
 
         Mode "raise" hands off too: who says that a call blocks has done all there is to do.
         """
+        reserve(FRAMES)  # before anything has changed: what undoes that needs them, too
         call.outer = lwp.call
         lwp.call = call
         try:

@@ -287,7 +287,10 @@ class Turns(_Engine):
             unfinished = region is not None
             if region is Region.AWAY:
                 events._set_running_loop(self)
+            away = self._carrying.holder is not lwp
             self._reactions.step_over(lwp)
+            if away and not unfinished:
+                self._following.forget_task()  # it comes back too late: its task is no longer the current one
             if unfinished:
                 if region is Region.AWAY:  # asyncio has found no running loop there
                     self._following.forget_task()

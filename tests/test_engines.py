@@ -793,3 +793,70 @@ def test_debug_mode_refuses_a_socket_that_blocks(name: str, args: tuple[Any, ...
 
     with pytest.raises(ValueError, match="non-blocking"):
         run_uv(main(), debug=True)
+
+
+@pytest.mark.engine("uvloop", reason="the selector engine accepts all that there are at each look")
+@pytest.mark.parametrize("serves_by", ["streams", "protocol"])
+def test_the_listen_queue_is_served_in_few_polls_while_each_batch_is_long(serves_by: str) -> None:
+    """libuv accepts one connection per look: with one look per batch of steps that is one per batch."""
+    count = 64
+    accepted = threading.Semaphore(0)
+
+    class Accepts(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            accepted.release()
+            transport.close()
+
+    async def streams(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.release()
+        writer.close()
+
+    async def main() -> None:
+        loop: Any = running_loop()
+        if serves_by == "streams":
+            server: Any = await asyncio.start_server(streams, "127.0.0.1", 0, backlog=count)
+        else:
+            server = await loop.create_server(Accepts, "127.0.0.1", 0, backlog=count)
+        address = server.sockets[0].getsockname()
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):  # all are in the queue before the loop looks the next time
+                stack.enter_context(socket.create_connection(address))
+            before, served = loop._watching.polls, 0
+            while served < count:
+                until = monotonic() + 0.02  # a long batch of steps
+                while monotonic() < until:
+                    pass
+                await asyncio.sleep(0)
+                while accepted.acquire(blocking=False):
+                    served += 1
+            assert loop._watching.polls - before <= count / 4
+        server.close()
+
+    hybridexec.run(main(), engine="uvloop")
+
+
+@pytest.mark.engine("uvloop", reason="the selector engine accepts all that there are at each look")
+def test_connections_without_end_do_not_keep_the_steps_waiting() -> None:
+    """Each connection that a look accepts makes another one: the poll ends all the same."""
+    made = []
+
+    async def main() -> None:
+        loop: Any = running_loop()
+        over = False
+
+        def factory() -> asyncio.Protocol:
+            if not over:
+                made.append(socket.create_connection(address))
+            return asyncio.Protocol()
+
+        server = await loop.create_server(factory, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        made.append(socket.create_connection(address))
+        while len(made) < 100:
+            await asyncio.sleep(0)
+        over = True
+        server.close()
+
+    hybridexec.run(main(), engine="uvloop")
+    for connection in made:
+        connection.close()

@@ -1,4 +1,8 @@
-"""The detector's place in ``sys.monitoring`` (PEP 669): one tool id for the process, taken while any loop is open."""
+"""The detector's place in ``sys.monitoring`` (PEP 669): one tool id for the process, taken while any loop is open.
+
+Any code can take it away: free the id, turn its events off, register callbacks of its own.  The sampler looks for that
+(``check``).  What was changed is put back while the id is ours; else the detector is blind, and leaves all steps alone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import atexit
 import sys
 import threading
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from ..errors import DetectorUnavailableError
@@ -19,6 +24,8 @@ CANDIDATES = (3, 4)
 
 _lock = threading.Lock()
 _users = 0
+_events = 0
+_said = False  # that it was taken away, for as long as the tool id is taken
 _callbacks: dict[int, Callable[..., Any]] = {}
 id: int = -1
 """The tool id, while it is taken."""
@@ -30,7 +37,7 @@ def acquire(callbacks: Callable[[], dict[int, Callable[..., Any]]], events: int)
     Raises:
         DetectorUnavailableError: there is no ``sys.monitoring``, or no tool id is free.
     """
-    global _users, id
+    global _users, _events, _said, id
     monitoring = getattr(sys, "monitoring", None)
     if monitoring is None:
         raise DetectorUnavailableError(
@@ -43,6 +50,7 @@ def acquire(callbacks: Callable[[], dict[int, Callable[..., Any]]], events: int)
             _callbacks.update(callbacks())
             for event, callback in _callbacks.items():
                 monitoring.register_callback(id, event, callback)
+            _events, _said = events, False
             monitoring.set_events(id, events)
             monitoring.restart_events()
         _users += 1
@@ -55,11 +63,12 @@ def release(reset: Callable[[], None]) -> None:
         _users -= 1
         if _users == 0:
             reset()
-            sys.monitoring.set_events(id, 0)
-            for event in _callbacks:
-                sys.monitoring.register_callback(id, event, None)
+            if is_ours():
+                sys.monitoring.set_events(id, 0)
+                for event in _callbacks:
+                    sys.monitoring.register_callback(id, event, None)
+                sys.monitoring.free_tool_id(id)
             _callbacks.clear()
-            sys.monitoring.free_tool_id(id)
             id = -1
 
 
@@ -75,6 +84,56 @@ def _take(monitoring: Any) -> int:
         f"no tool id of sys.monitoring is free for hybridexec's detector ({names}): "
         "end one of these tools, or free its id with sys.monitoring.free_tool_id()"
     )
+
+
+def is_ours() -> bool:
+    """Whether the tool id is taken, and nobody else has freed or taken it since."""
+    return id >= 0 and bool(sys.monitoring.get_tool(id) == NAME)
+
+
+def set_events(events: int) -> None:
+    """Set the events for all code, if that is possible still."""
+    if is_ours():
+        sys.monitoring.set_events(id, events)
+
+
+def set_local_events(code: CodeType, events: int) -> None:
+    """Set the events for some code, if that is possible still."""
+    if is_ours():
+        sys.monitoring.set_local_events(id, code, events)
+
+
+def check(*, callbacks: bool) -> str | None:
+    """Put back what others have changed.
+
+    Args:
+        callbacks: whether to look at these, too.  That can only be seen by registering them anew, and each time is an
+            audit event: seldom, please.
+
+    Returns:
+        What has happened, the first time; else None.
+    """
+    global _said
+    with _lock:
+        if id < 0:
+            return None
+        changed = None
+        if not is_ours():
+            changed = "its tool id was freed: blocks are not detected any more until all loops are closed"
+        else:
+            monitoring = sys.monitoring
+            if monitoring.get_events(id) & _events != _events:
+                monitoring.set_events(id, monitoring.get_events(id) | _events)
+                changed = "its events were turned off: they are on again"
+            for event, callback in _callbacks.items() if callbacks else ():
+                if monitoring.register_callback(id, event, callback) is not callback:
+                    changed = "its callbacks were replaced: they are registered again"
+            if changed is not None:
+                monitoring.restart_events()
+        if changed is None or _said:
+            return None
+        _said = True
+        return changed
 
 
 def refresh() -> None:
@@ -94,7 +153,8 @@ def _at_exit() -> None:
     the names of this package's modules are gone: its events are answered without them, as it has no step any more."""
     with _lock:
         for event, callback in _callbacks.items():
-            sys.monitoring.register_callback(id, event, _without_names(callback))
+            _callbacks[event] = _without_names(callback)
+            sys.monitoring.register_callback(id, event, _callbacks[event])
 
 
 def _without_names(callback: Callable[..., Any]) -> Callable[..., Any]:

@@ -127,12 +127,12 @@ def arm(trap: Trap, over: Trap | None = None) -> bool:
             trap.lwp.alert = True  # a step that ends without an event (a C callback) looks by itself
             if not _armory.escapes:
                 _armory.escapes = True
-                sys.monitoring.set_events(tool.id, BASE_EVENTS | _ESCAPES)
+                tool.set_events(BASE_EVENTS | _ESCAPES)
             for code in trap.codes:
                 _, count = _armory.codes.get(id(code), (code, 0))
                 _armory.codes[id(code)] = (code, count + 1)
                 if count == 0:
-                    sys.monitoring.set_local_events(tool.id, code, _E.INSTRUCTION)
+                    tool.set_local_events(code, _E.INSTRUCTION)
         except BaseException:
             _take_away(trap)  # half armed, it would catch nothing
             raise
@@ -156,7 +156,7 @@ def _take_away(trap: Trap) -> None:
             _armory.codes[id(code)] = (code, count - 1)
         else:
             _armory.codes.pop(id(code), None)
-            sys.monitoring.set_local_events(tool.id, code, 0)
+            tool.set_local_events(code, 0)
 
 
 def watching() -> bool:
@@ -171,14 +171,13 @@ def relax() -> None:
         with _armory.lock:
             if not _armory.armed:
                 _armory.escapes = False
-                sys.monitoring.set_events(tool.id, BASE_EVENTS)
+                tool.set_events(BASE_EVENTS)
 
 
 def reset() -> None:
     """Forget everything: the tool id is given back, or the process was forked."""
     for code, _ in _armory.codes.values():
-        if tool.id >= 0:
-            sys.monitoring.set_local_events(tool.id, code, 0)
+        tool.set_local_events(code, 0)
     _armory.__init__()  # type: ignore[misc]
 
 

@@ -132,6 +132,12 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         """Whether a file descriptor is registered that may have become ready."""
         return len(self._selector.get_map()) > 1
 
+    def unmake(self) -> None:
+        """Its making has failed half way: there is nothing to close later."""
+        self._closed = True
+        if hasattr(self, "_selector"):
+            self._selector.close()
+
     def abandon(self) -> None:
         """The kernel's side of the selector is shared with the parent: nothing may be removed from it here."""
         self._selector.close()

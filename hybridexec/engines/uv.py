@@ -10,6 +10,8 @@ does.  The engine uses uvloop's public API alone, in this way:
   something has become ready, or beforehand if the poll shall take no time.  libuv ends a run after one more look at its
   file descriptors; it cannot end sooner.  Other threads, and signal handlers, write to a self-pipe.  A uvloop timer,
   which is armed anew only when an earlier one is needed, bounds the poll.
+* *Connections.*  libuv accepts one of each listening socket per look.  A poll that has accepted one looks again, so
+  that a queue of them is not served at the rate of the polls, of which there is one after each batch of steps.
 * *Readers and writers* of the program, and what it opens, are in ``watching.py``.
 * *Methods of protocols* are called by uvloop inside of the poll, and by nobody else.  ``lwp.handle`` is ``IN_POLL``
   meanwhile, so that what blocks in them is detected; but the loop cannot move.
@@ -53,7 +55,7 @@ from ..identity import os_ident
 from ..lwp import IN_POLL, LWP
 from .handles import FdHandle, Step, ThreadSafeStep, Timer, made_by_caller
 from .lacking import Lacking
-from .watching import OPENING, Watching, opening
+from .watching import OPENING, SERVING, Watching, opening, serving
 
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
 _Base: Any = BaseEventLoop
@@ -70,6 +72,15 @@ _OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 POLL_PAUSE = 0.0005
 """Seconds after a poll during which there is no other one while there is work, and none of uvloop's own: on the main
 thread each poll, even if it takes no time, costs some 30 microseconds."""
+
+MOST_LOOKS = 32
+"""How often one poll looks at most while each look accepts a connection: the steps that are ready wait meanwhile."""
+
+LOOKS_BOUND = 0.005
+"""Seconds after which it looks no more: libuv calls protocols at each look, and they may take their time."""
+
+NO_DESCRIPTORS_PAUSE = 0.01
+"""Seconds after which it is tried again to poll on the main thread, where no descriptors were left for that."""
 
 LAST_POLLS = 2
 """How many polls follow the turn that has stopped the loop."""
@@ -115,6 +126,7 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         self._begins = True  # a run: what was ready before it comes before what a poll brings
         self._skipped = False  # whether the last poll was left out for one of these reasons
         self._ending = False  # the poll will end by itself
+        self._reserve: list[int] = []  # descriptors for uvloop's next run on the main thread
         self._raised: BaseException | None = None  # what has to be raised when it is over
         self._alarm: Any = None  # the timer that bounds the poll, and when it is due
         self._alarm_due = math.inf
@@ -128,6 +140,8 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         super().add_reader(self._ssock, self._poked)
 
     def __del__(self, finalize: Any = BaseEventLoop.__del__, suppress: Any = contextlib.suppress) -> None:
+        if not vars(self):
+            return  # libuv's own making has failed
         if "_csock" not in vars(self):
             with suppress(TypeError):  # its making has failed, maybe before uvloop's own had come far enough
                 super().close()
@@ -147,13 +161,15 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         self._begins = self._skipped = False
         lwp = self._carrying.holder
         assert lwp is not None
+        if lwp.ident == threading.main_thread().ident and len(self._reserve) < 2 and not self._take_reserve():
+            own_time.sleep(NO_DESCRIPTORS_PAUSE if timeout is None else min(timeout, NO_DESCRIPTORS_PAUSE))
+            return
         self._watching.polls += 1
         self._ending = False  # first: who sees the identity below has to see this
         self._poll_ident = lwp.ident
-        main = self._on_main = lwp.ident == threading.main_thread().ident
+        self._on_main = lwp.ident == threading.main_thread().ident
         own = bool(self._own) and self._own is not _UNKNOWN
-        if main:
-            super().call_soon(self._take_back)
+        self._begin_look()
         if timeout == 0 or own:
             self._end()  # after one look: if what is uvloop's own made something ready, that would end it after two
         elif self._ready:
@@ -163,10 +179,7 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         lwp.handle = IN_POLL
         _set_running_loop(None)
         try:
-            self.shield.closed = main
-            self._run_poll()
-            if self._raised is not None:
-                raise self._raised
+            self._look_until_accepted()
         except BaseException as exc:
             self._poll_raised(lwp, exc)
         finally:
@@ -176,9 +189,59 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
             if lwp.alert:
                 self._polled(lwp)
             lwp.handle = None
-            if main:
+            if self._on_main:
                 self.shield.open()
             self._poll_due = monotonic() + POLL_PAUSE
+
+    def _look_until_accepted(self) -> None:
+        """Poll, and look again while connections are being accepted."""
+        watching = self._watching
+        before = watching.accepted
+        self._look()
+        if watching.accepted == before:
+            return
+        until = monotonic() + LOOKS_BOUND
+        for _ in range(MOST_LOOKS - 1):
+            if watching.accepted == before or monotonic() >= until:
+                return
+            before = watching.accepted
+            self._begin_look()
+            self._end()
+            self._look()
+
+    def _begin_look(self) -> None:
+        self._ending = False
+        if self._on_main:
+            super().call_soon(self._take_back)
+
+    def _look(self) -> None:
+        """Run libuv until something ends it."""
+        self.shield.closed = self._on_main
+        if self._on_main:
+            self._give_reserve()
+        self._run_poll()
+        if self._on_main:
+            self._take_reserve()
+        if self._raised is not None:
+            raise self._raised
+
+    def _give_reserve(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def _take_reserve(self) -> bool:
+        """Keep two descriptors: uvloop opens as many in each of its runs on the main thread, and if there are none it
+        says for ever that it is running, and cannot even be closed.  Returns whether they could be had."""
+        try:
+            while len(self._reserve) < 2:
+                self._reserve.append(os.dup(self._ssock.fileno()))
+        except OSError:
+            return False
+        return True
+
+    def unmake(self) -> None:
+        """Its making has failed half way: its finalizer closes what there is."""
+        self._give_reserve()
 
     def stopped(self) -> None:
         """What the last steps have told uvloop to close and to write, it does in polls: it polls three times itself
@@ -376,6 +439,7 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         vars(self).pop("create_task", None)
         del self._run_poll, self._end_poll
         self._alarm = None
+        self._give_reserve()
         self._ssock.close()
         self._csock.close()
         for sig in list(self._signal_handlers):
@@ -484,3 +548,5 @@ UvEngine.callers = (UvEngine.select.__code__,)
 
 for _name in OPENING:
     setattr(UvEngine, _name, opening(_name))
+for _name in SERVING:
+    setattr(UvEngine, _name, serving(_name))

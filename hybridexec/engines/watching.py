@@ -28,9 +28,7 @@ OPENING = (
     "connect_write_pipe",
     "create_connection",
     "create_datagram_endpoint",
-    "create_server",
     "create_unix_connection",
-    "create_unix_server",
     "getaddrinfo",
     "getnameinfo",
     "sock_accept",
@@ -42,6 +40,9 @@ OPENING = (
     "subprocess_shell",
 )
 """uvloop's methods that open something which input may come from."""
+
+SERVING = ("create_server", "create_unix_server")
+"""Those that open what connections are accepted from."""
 
 
 class Watching:
@@ -56,6 +57,7 @@ class Watching:
         writers: the same.
         polls: the number of the poll that is going on.
         opened: whether anything else was opened that input may come from.
+        accepted: how many connections were accepted.
     """
 
     def __init__(self, loop: Any, ready: deque[Any]) -> None:
@@ -66,6 +68,7 @@ class Watching:
         self.writers: dict[int, FdHandle] = {}
         self.polls = 0
         self.opened = False
+        self.accepted = 0
 
     def loosen(self, loop: Any) -> None:
         """The loop is closed: refer to it by this from now on."""
@@ -150,6 +153,23 @@ def opening(name: str) -> Any:
 
     # What it returns is awaited: who stands in for it (``unittest.mock``) asks.
     return inspect.markcoroutinefunction(opens) if inspect.iscoroutinefunction(method) else opens
+
+
+def serving(name: str) -> Any:
+    """A method of uvloop's that makes a server: each connection that it accepts is counted."""
+    opens = opening(name)
+
+    @functools.wraps(opens)
+    def serves(self: Any, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:
+        watching = self._watching  # the factory may outlive the loop
+
+        def accepts() -> Any:
+            watching.accepted += 1
+            return protocol_factory()
+
+        return opens(self, accepts, *args, **kwargs)
+
+    return inspect.markcoroutinefunction(serves)
 
 
 def _check_socket(sock: socket.socket, *_: Any, **__: Any) -> None:

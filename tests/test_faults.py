@@ -1,0 +1,36 @@
+"""Faults: what the system refuses, breaks, stops and interrupts, each in a program of its own (``tests/faults/``).
+
+A program that hangs prints the stacks of its threads, and fails.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from faults.table import FAULTS, Fault, Outcome, play
+
+LIMIT = 60.0
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.gate is not None], ids=str)
+def test_fault(fault: Fault) -> None:
+    assert fault.gate is not None
+    _judge(play(fault, fault.gate, _engine(), LIMIT))
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.gate != fault.hunt], ids=str)
+def test_fault_widely(fault: Fault) -> None:
+    _judge(play(fault, fault.hunt, _engine(), fault.limit))
+
+
+def _judge(outcome: Outcome) -> None:
+    assert outcome.survived, outcome.output
+    if outcome.skipped:
+        pytest.skip(outcome.skipped.removeprefix("skipped: "))
+
+
+def _engine() -> str:
+    return os.environ.get("HYBRIDEXEC_ENGINE", "selector")
