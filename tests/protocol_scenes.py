@@ -275,13 +275,13 @@ class Loop:
                 carrying.finish(home)
             self._stopping = False
             self.stopped.set()
+            if self.failures and self._open:
+                self._stops_by_itself = True  # who was to stop it may have failed
+                continue
             if (came := self._home.signal) is not None:  # what is left is called when the loop does not run any more
                 self._home.signal = None
                 came()
             self._attend()
-            if self.failures and self._open:
-                self._stops_by_itself = True  # who was to stop it may have failed
-                continue
             for thread in threads:
                 thread.join()
             if not self._ready and not self._timers:
