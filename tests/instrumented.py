@@ -139,6 +139,7 @@ class Protocol:
             "OsThread": self._thread,
             "monotonic": lambda: self._machine.time,
             "say": lambda *_, **__: None,
+            "events": types.SimpleNamespace(_get_running_loop=lambda: None, _set_running_loop=lambda _: None),
         }
 
     def _thread(self, target: Any, name: str, ended: Any) -> Any:
