@@ -17,7 +17,7 @@ VERSION_TESTS := $(patsubst %,tests/test_%.py,contract broken_off detector catal
 	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters tracers_that_stay fresh_code \
 	instruments_that_fail limits no_threads greenlets nesting clock trio_guest patched handlers faults)
 
-.PHONY: bootstrap demo test test-engine test-version conformance compatibility lint types lowest hunt clean
+.PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt clean
 
 bootstrap: $(ENV)/.done
 
@@ -49,6 +49,11 @@ compatibility:
 	$(MAKE) ENV=.venv-compatibility GROUPS="--group compatibility" bootstrap
 	.venv-compatibility/bin/python -m compatibility $(COMPATIBILITY)
 
+# One after the other: they are large.  APPLICATIONS is what to run instead of all of them.
+applications:
+	$(MAKE) ENV=.venv-applications GROUPS="--group applications" bootstrap
+	.venv-applications/bin/python -m pytest -p no:cacheprovider --timeout 600 $(or $(APPLICATIONS),applications)
+
 lint: bootstrap
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/ruff format --check .
@@ -56,7 +61,7 @@ lint: bootstrap
 types: bootstrap
 	$(ENV)/bin/mypy
 	$(ENV)/bin/mypy $(LENIENT) tests examples benchmarks
-	$(ENV)/bin/mypy $(LENIENT) --ignore-missing-imports compatibility
+	$(ENV)/bin/mypy $(LENIENT) --ignore-missing-imports compatibility applications
 
 lowest:
 	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test-version

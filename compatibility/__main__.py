@@ -31,6 +31,8 @@ tests:
 make compatibility
 ```
 
+Whole applications are in [applications.md](applications.md), and other projects' own suites in [suites.md](suites.md).
+
 """
 
 

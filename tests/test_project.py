@@ -22,6 +22,7 @@ RUN_BY = {
     "make hunt": "Makefile",
     "make conformance": ".ci/run",
     "make compatibility": ".ci/run",
+    "make applications": ".ci/hunt",
     "pytest --hybridexec-mode=raise": "tests/test_pytest_plugin.py",
     "python -m benchmarks": "tests/test_benchmarks.py",
 }
@@ -58,6 +59,12 @@ def test_make_has_the_documented_targets() -> None:
             if command.startswith("make "):
                 for target in (word for word in command.split()[1:] if "=" not in word):
                     assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_each_application_that_is_tested_has_its_command_in_the_page() -> None:
+    page = (ROOT / "docs/applications.md").read_text()
+    named = re.findall(r"`make applications APPLICATIONS=(\S+)`", page)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("applications/test_*.py"))
 
 
 def test_version_is_in_the_changelog() -> None:

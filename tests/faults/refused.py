@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 import hybridexec
+import hybridexec.engines.uv  # now: another user may not be allowed to read it
 from hybridexec import lwp
 from hybridexec.identity import os_ident
 
