@@ -15,7 +15,7 @@ ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines asyncio
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract broken_off detector catalogue libraries regions modes preemption tools asyncio_features \
 	cancelling timeouts exceptions engines readers transports affinity_sqlalchemy connections tracers children new_threads finalizers \
 	attributes executor_futures rlocks torture thread_locals pytest_plugin doctor interpreters tracers_that_stay fresh_code \
-	instruments_that_fail limits no_threads greenlets nesting clock trio_guest patched handlers faults)
+	instruments_that_fail limits no_threads greenlets nesting clock trio_guest patched handlers)
 
 .PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt clean
 

@@ -233,11 +233,15 @@ class Mailbox:
             raise letter.error
         return letter.result
 
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the loop's."""
+        return os.getpid() != self._process
+
     def spare(self) -> LWP | None:
         """The spare of the loop whose step calls this; None if it is anybody else."""
         lwp = current.get(os_ident())
         carrying = self._carrying
-        if lwp is None or lwp.carrying is not carrying or lwp is carrying.home or os.getpid() != self._process:
+        if lwp is None or lwp.carrying is not carrying or lwp is carrying.home or self.is_forked():
             return None  # in a forked child, whose only thread is its main thread, asyncio asks before we know
         return lwp
 
@@ -306,7 +310,7 @@ class _Signal:
         return int(self._mailbox.at_home(lambda: self._set_wakeup_fd(fd, options)))
 
     def _set_wakeup_fd(self, fd: int, options: dict[str, Any]) -> int:
-        if fd == -1:
+        if fd == -1 and not self._mailbox.is_forked():  # asyncio takes a child off its parent's
             former = _signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         else:
             former = _signal.set_wakeup_fd(fd, **options)

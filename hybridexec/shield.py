@@ -127,8 +127,11 @@ class Shield:
 
     def _call_noted(self, frame: FrameType | None) -> None:
         try:
-            while self.noted:
-                signum = self.noted.popleft()
+            while True:
+                try:
+                    signum = self.noted.popleft()
+                except IndexError:  # also if another signal has come since one looked, and its handler took the last
+                    break
                 handler = self._known(signum)
                 if handler is not None:
                     self._call(handler, signum, frame)

@@ -75,7 +75,7 @@ def test_an_executor_whose_jobs_are_deadlocked_is_told_of_and_grouped(caplog: py
 
 LIMITED = """
 import asyncio, logging, os, resource, sys, threading, time
-import hybridexec, uvloop
+import hybridexec, hybridexec.engines.uv
 
 records = []
 refused = threading.Event()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
 
 BEGINNING = """
 import asyncio, logging, os, resource, sys, threading, time
-import hybridexec, uvloop
+import hybridexec, hybridexec.engines.uv
 
 logging.basicConfig(stream=sys.stdout, format="LOG %(message)s")
 logging.captureWarnings(True)
