@@ -240,7 +240,7 @@ def test_the_result_of_main_is_not_lost_where_no_thread_can_be_had_at_the_end(mo
 @pytest.mark.parametrize("engine", ["selector", "uvloop"])
 def test_an_exception_in_any_statement_leaves_nobody_waiting(engine: str) -> None:
     """The gate's share of what the hunt tries whole."""
-    inject(engine, "--most", "25", "--seed", "1")
+    inject(engine, "--most", "12", "--seed", "1")
 
 
 @pytest.mark.hunt

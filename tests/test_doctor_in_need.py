@@ -53,7 +53,7 @@ def limited(name: str, most: int) -> tuple[dict[str, tuple[str, str]], subproces
 
 
 @ROOT_ONLY
-@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("most", [1])
 def test_too_few_threads(most: int) -> None:
     findings, done = limited("RLIMIT_NPROC", most)
     assert done.returncode == 1
@@ -74,7 +74,7 @@ def test_fewer_threads_than_a_loop_may_have() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("most", [4, 10])
+@pytest.mark.parametrize("most", [4])
 def test_too_few_descriptors(most: int) -> None:
     findings, done = limited("RLIMIT_NOFILE", most)
     assert done.returncode == 1
@@ -93,7 +93,7 @@ def test_little_address_space() -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("most", [60, 100])
+@pytest.mark.parametrize("most", [60])
 def test_too_little_memory_for_anything(most: int, tmp_path: Path) -> None:
     """Where it ends depends on what the interpreter needs; how it ends does not."""
     bounded = ("prlimit", f"--as={most << 20}", *HYBRIDEXEC, "doctor")
