@@ -9,8 +9,8 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
 
 # What another engine changes, and what can differ between Pythons.  All the rest is run once, on 3.13.
-ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines signals exceptions stopping ending fork modes factories \
-	cancelling timeouts readers uvicorn rlocks torture handlers)
+ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines signals exceptions stopping ending readers rlocks torture \
+	handlers)
 VERSION_TESTS := $(patsubst %,tests/test_%.py,contract broken_off handlers detector modes cancelling exceptions rlocks connections \
 	torture thread_locals)
 # The hunt runs every test on every Python and both engines.

@@ -28,6 +28,9 @@ from hybridexec.home import _Letter
 from hybridexec.lwp import LWP
 from hybridexec.threads import OsThread
 
+# What ends a thread before it has begun is told by the interpreter, maybe when the next test has begun.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture
 def raises_once(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
@@ -76,7 +79,6 @@ def test_a_spare_that_ends_by_an_exception_ends_the_run_with_it(raises_once: Cal
     assert not lwps()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_spare_that_ends_before_it_has_begun_ends_the_run_with_that(raises_once: Callable[..., list[str]]) -> None:
     """Whoever has started it would wait for its first sign of life."""
     raises_once(OsThread, "_bootstrap_inner", lambda thread: "lwp" in thread.name)
