@@ -94,8 +94,8 @@ class Turns(_Engine):
             if scheduled:
                 end_time = self.time() + self._clock_resolution
                 while scheduled and scheduled[0]._when < end_time:
+                    scheduled[0]._scheduled = False
                     ready.append(heapq.heappop(scheduled))  # in one go: one of the two has it, whatever is raised
-                    ready[-1]._scheduled = False
             while lwp.kept:
                 ready.appendleft(lwp.kept.pop())
             held = self._run_batch(lwp)
