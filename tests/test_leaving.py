@@ -60,7 +60,7 @@ async def cleans_up():
     cleaning = asyncio.create_task(cleans_up())
     await asyncio.sleep(0)
     print("ready", flush=True)
-    await asyncio.gather(*tasks)
+    await asyncio.Event().wait()
 """
 )
 

@@ -31,7 +31,7 @@ def print_report(report: Report, file: TextIO, heading: str = "") -> None:
     out = console(file)
     rows = report.rows()
     if not rows:
-        out.print(f"hybridexec{heading}: no blocking call was seen")
+        out.print(f"hybridexec{heading}: no blocking call was seen (one of less than 1 ms is not counted)")
         return
     count = sum(row.count for row in rows)
     calls = "1 blocking call" if count == 1 else f"{count} blocking calls"
