@@ -32,6 +32,7 @@ demo: bootstrap
 	$(ENV)/bin/hybridexec demo
 
 test: bootstrap
+	@echo "The tests take some six minutes on two cores."
 	$(ENV)/bin/python -m pytest $(TESTS)
 
 test-engine: bootstrap

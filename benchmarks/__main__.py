@@ -64,6 +64,11 @@ def main(
     if tell:
         out.print(listing(GROUPS))
         return
+    if to is not None:  # before minutes are spent on what could not be written
+        try:
+            to.open("a").close()
+        except OSError as exc:
+            raise typer.BadParameter(f"--json: {to} cannot be written: {exc.strerror}") from None
     facts = machine()
     rows: list[Row] = []
     for name, benchmark in chosen(only or []).items():

@@ -35,6 +35,12 @@ class Site(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A server that many may call at a time: of the five that are let wait by default, the sixth tries again later."""
+
+    request_queue_size = 128
+
+
 async def crawl(url: str, seen: dict[str, int]) -> None:
     """Fetch a page, and crawl what it links to and nobody has seen yet."""
     seen[url] = 0
@@ -49,7 +55,7 @@ async def crawl(url: str, seen: dict[str, int]) -> None:
 
 async def main() -> None:
     """Crawl the site, and say how long it took."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server = Server(("127.0.0.1", 0), Site)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     began = time.monotonic()

@@ -248,9 +248,10 @@ def _instrument(name: str) -> Any:
                 _made[name] = _instruments([found if is_one else found()])[0]
             return _made[name]
     except Exception as exc:  # whatever a module, or a class that is none of ours, raises
-        asked = repr(name) if "." in name or ":" in name else shown(name)
+        is_name = "." in name or ":" in name
+        asked = repr(name) if is_name else shown(name)
         missing = getattr(exc, "name", None) if isinstance(exc, ImportError | AttributeError) else None
-        why = f"{type(exc).__name__}: {missing}" if isinstance(missing, str) else type(exc).__name__
+        why = f"{type(exc).__name__}: {missing}" if is_name and isinstance(missing, str) else type(exc).__name__
         raise ValueError(f"cannot load {asked} ({why}); allowed is a list of module:class or module:object") from exc
 
 

@@ -350,7 +350,7 @@ def test_the_report_of_a_program_that_does_not_block(tmp_path: Path) -> None:
     script = write(tmp_path / "script.py", "import asyncio; asyncio.run(asyncio.sleep(0.001)); print('done')")
     found = execute(*RUN, "--report", script, cwd=tmp_path)
     assert found.stdout == "done\n"
-    assert found.stderr == "hybridexec: no blocking call was seen\n"
+    assert found.stderr == "hybridexec: no blocking call was seen (one of less than 1 ms is not counted)\n"
 
 
 OTHER_LOOP = """

@@ -97,7 +97,7 @@ def common(
     """asyncio's loops, replaced by loops that survive blocking calls."""
 
 
-@app.command(context_settings={"allow_interspersed_args": False})
+@app.command(context_settings={"allow_interspersed_args": False}, short_help="Run an unchanged program on our loops.")
 def run(
     context: typer.Context,
     target: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help=_SCRIPT)],
@@ -119,6 +119,8 @@ def run(
 
     Options come before SCRIPT; all that follows belongs to the program.  Each but -m and --report has an environment
     variable, HYBRIDEXEC_<OPTION>, which the program's child processes see too.
+
+    Examples: hybridexec run --report script.py; hybridexec run --mode observe -m uvicorn app:app
     """
     context.obj.append(functools.partial(_run, target, tuple(arguments or ()), module, _given(context), report))
 
@@ -135,6 +137,12 @@ def _given(context: typer.Context) -> dict[str, Any]:
         check(**given)
     except (TypeError, ValueError) as exc:
         raise typer.BadParameter(str(exc)) from exc
+    for name in ("threshold", "preempt"):
+        if given.get(name, 0) >= 1:
+            value = given[name]
+            typer.echo(
+                f"hybridexec: --{name} {value:g} is {value:g} seconds; {value:g} ms are {value / 1000:g}", err=True
+            )
     return given
 
 
@@ -163,7 +171,7 @@ def _reporting() -> Any:
     return reporting
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(context_settings={"ignore_unknown_options": True}, short_help="Serve an application with uvicorn.")
 def serve(
     context: typer.Context,
     arguments: Annotated[
@@ -183,6 +191,8 @@ def serve(
     """Serve an application with uvicorn on our loop.
 
     All options but those below are uvicorn's, and are passed on: see uvicorn --help.
+
+    Example: hybridexec serve --report --workers 2 app:app
     """
     given = _given(context)
     if any(word == "--loop" or word.startswith("--loop=") for word in arguments or ()):
@@ -228,7 +238,7 @@ def _seconds(value: float) -> float:
     return value
 
 
-@app.command()
+@app.command(short_help="Load a blocking service on both loops.")
 def demo(
     context: typer.Context,
     seconds: Annotated[

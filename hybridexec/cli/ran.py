@@ -13,6 +13,8 @@ from typing import Any
 
 from ..loop import HybridLoop
 
+NOTHING_SEEN = "no blocking call was seen (one of less than 1 ms is not counted)"
+
 _others: set[str] = set()
 _ours = False
 _watched = False
@@ -48,7 +50,7 @@ def _note(loop: Any) -> None:
 def nothing() -> str:
     """What it means that a report is empty."""
     if _ours or not _watched:
-        return "no blocking call was seen"
+        return NOTHING_SEEN
     if _others:
         return f"no event loop of hybridexec's has run, but {_named()}: no blocking call could be seen"
     return "no event loop has run: no blocking call could be seen"

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..instruments import Report, ReportRow
 from ..instruments.report import chain
 from ..upcalls import CallSite
+from .ran import NOTHING_SEEN
 
 _UNBOUNDED = 10_000  # columns; where nobody looks, no line is broken
 
@@ -22,7 +23,11 @@ def console(file: TextIO) -> Console:
 
 
 def print_report(
-    report: Report, file: TextIO, heading: str = "", nothing: str = "no blocking call was seen", besides: str = ""
+    report: Report,
+    file: TextIO,
+    heading: str = "",
+    nothing: str = NOTHING_SEEN,
+    besides: str = "",
 ) -> None:
     """Print a report.
 

@@ -47,6 +47,7 @@ def run(seconds: float, connections: int) -> None:
     out.print(side_by_side(default, ours))
     out.print(
         f"A stall: the loop ran nothing for more than {program.LATE * 1000:.0f} ms.\n"
+        "On asyncio's loop each handler that blocks is one; on ours it is the machine that had none to spare.\n"
         f"The service: {program.__file__}\n"
         "For yours: hybridexec run --report SCRIPT, or hybridexec run --report -m uvicorn app:app"
     )
