@@ -423,7 +423,8 @@ class Carrying:
 
     def bury_ended(self) -> bool:
         """Bury the spares whose threads have ended without a word.  Returns whether there were any."""
-        ended = [lwp for lwp in list(self.lwps) if lwp is not self.home and lwp.has_ended()]
+        # One that retires is no longer among the LWPs by the time its thread has ended: so that is looked at last.
+        ended = [lwp for lwp in list(self.lwps) if lwp is not self.home and lwp.has_ended() and lwp in self.lwps]
         for lwp in ended:
             self.bury(lwp, RuntimeError(f"the thread of {lwp.name} has ended"))
         return bool(ended)

@@ -322,7 +322,7 @@ def whole(play: Play) -> None:
     assert former.handle is None
     assert not play.loop._deferred
     assert trap._armory.armed == 0 == len(trap._armory.codes)
-    assert not trap._armory.lock.locked()
+    assert not trap._armory.inside()
     assert _thread.get_ident() not in lwp_module.current
     assert events._get_running_loop() is None
     if sys.version_info < (3, 14):

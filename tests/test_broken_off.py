@@ -87,6 +87,25 @@ def test_a_spare_that_ends_before_it_has_begun_ends_the_run_with_that(raises_onc
     assert not lwps()
 
 
+def test_a_spare_that_retires_while_it_is_looked_at_is_not_taken_for_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate has found it: the thread of one that had retired in time had ended when it was asked."""
+
+    async def main() -> int:
+        carrying = running_loop()._carrying
+        retires = LWP(carrying, "retires")
+        carrying.lwps.add(retires)
+
+        def has_ended(lwp: LWP) -> bool:
+            carrying.lwps.discard(retires)
+            return lwp is retires
+
+        monkeypatch.setattr(LWP, "has_ended", has_ended)
+        assert not carrying.bury_ended()
+        return 1
+
+    assert hybridexec.run(main()) == 1
+
+
 def test_a_thread_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system says that there is one, and it does nothing."""
     name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"

@@ -694,6 +694,32 @@ def test_a_trap_does_not_take_the_place_of_one_that_nobody_knows_of() -> None:
     hybridexec.run(main())
 
 
+def test_what_runs_while_a_trap_is_taken_away_is_not_trapped() -> None:
+    """A finalizer, say: it would wait for the lock that its own thread holds."""
+    looked: list[str] = []
+
+    class Looked(trap.Trap):
+        """One whose LWP is asked for by Python code that is not the package's."""
+
+        def __getattribute__(self, name: str) -> Any:
+            if name == "lwp":
+                looked.append(name)
+            return super().__getattribute__(name)
+
+    async def main() -> None:
+        lwp = running_loop()._carrying.holder
+        assert lwp is not None
+        assert lwp.handle is not None
+        call = calls.Call(calls.Site(main.__code__, 0), None, None, Detection.DISCOVERED)
+        armed = Looked(lwp, lwp.handle, (), call)
+        assert trap.arm(armed)
+        trap.disarm(armed)
+        assert lwp.trap is None
+
+    hybridexec.run(main())
+    assert looked
+
+
 # ---------------------------------------------------------------- what stands in a call
 
 

@@ -17,7 +17,7 @@ import asyncio
 import dis
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -97,7 +97,9 @@ def _other_tools() -> bool:
 
 class _Armory:
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        # One that knows its owner: a finalizer may run on a thread that is inside of it, and is not trapped there.
+        self.lock = threading.RLock()
+        self.inside: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]
         self.codes: dict[int, tuple[CodeType, int]] = {}
         self.armed = 0
         self.escapes = False
@@ -185,8 +187,9 @@ def _sprung(lwp: LWP | None, code: CodeType) -> None:
     """The thread of an LWP goes on.  A trap lets it be in this package's own code, and in what has interrupted that (a
     finalizer, a signal handler): the protocol may be half way, and what comes next is an event too."""
     trap = None if lwp is None else lwp.trap
-    if lwp is not None and trap is not None and not lwp.region and not own(code) and not lwp.carrying.inside():
-        lwp.carrying.reactions.trapped(lwp, trap, code)
+    if lwp is None or trap is None or lwp.region or own(code) or lwp.carrying.inside() or _armory.inside():
+        return
+    lwp.carrying.reactions.trapped(lwp, trap, code)
 
 
 def on_instruction(code: CodeType, offset: int) -> Any:
