@@ -87,7 +87,7 @@ def complete(count: int, **options: Any) -> tuple[float, int]:
 
 def waiting_memory(model: str, count: int) -> float:
     """Bytes of real memory per user thread that waits.  Measured in a process of its own."""
-    options: dict[str, Any] = {"model": model, **({"processors": count + 1} if model == "1:1" else {})}
+    options: dict[str, Any] = {"model": model, **({"loops": count + 1} if model == "1:1" else {})}
 
     async def waits() -> None:
         asyncio.get_running_loop().call_soon(arrived.release)
@@ -164,7 +164,7 @@ def compress(quick: bool) -> Iterator[Row]:
     peers: dict[str, Callable[[], float]] = {
         "n:1": lambda: compressing(count, data, model="n:1"),
         "m:n": lambda: compressing(count, data),
-        "2 loops": lambda: compressing(count, data, processors=2),
+        "2 loops": lambda: compressing(count, data, loops=2),
         "1:1": lambda: compressing(count, data, model="1:1"),
     }
     found = in_turns(rounds, peers)

@@ -51,7 +51,7 @@ def main() -> None:
     """Read, compress and write all documents."""
     with HybridExecutor() as executor:
         began = time.monotonic()
-        writer = executor.spawn(write, name="writer", scope="system")
+        writer = executor.spawn(write, name="writer", bound=True)
         handlers = [executor.spawn(handle, executor, number, name=f"handler-{number}") for number in range(DOCUMENTS)]
         for handler in handlers:
             handler.result()

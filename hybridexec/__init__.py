@@ -15,17 +15,16 @@ if not hasattr(sys, "monitoring"):
 from .config import Config
 from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError, WrongEnvironmentError
 from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
-from .loop import HybridLoop
-from .lwp import LWP, LwpState
-from .regions import blocking, bound, current_lwp, pinned, register_blocking
+from .loop.loop import HybridLoop
+from .observing.stats import Stats
+from .observing.upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
+from .protocol.lwp import LwpState
+from .reactions.regions import LwpInfo, blocking, bound, current_lwp, pinned, register_blocking
 from .runner import new_event_loop, observe_event_loop, raise_event_loop, run
-from .stats import Stats
-from .upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "LWP",
     "BlockingCallError",
     "CallSite",
     "Config",
@@ -36,6 +35,7 @@ __all__ = [
     "HybridExecutor",
     "HybridLoop",
     "Instrument",
+    "LwpInfo",
     "LwpState",
     "Stats",
     "Upcall",

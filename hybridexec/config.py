@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from .errors import WrongEnvironmentError
-from .log import told
-from .upcalls import METHODS, Instrument
+from .observing.log import told
+from .observing.upcalls import METHODS, Instrument
 
 PREFIX = "HYBRIDEXEC_"
 INSTRUMENTS = f"{PREFIX}INSTRUMENTS"
@@ -20,6 +20,20 @@ _MODES = ("handoff", "observe", "raise")
 _ENGINES = ("auto", "selector", "uvloop")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
+
+
+class Options(TypedDict, total=False):
+    """The fields of :class:`Config`, given one by one."""
+
+    mode: Literal["handoff", "observe", "raise"]
+    threshold: float
+    preempt: float | None
+    max_lwps: int
+    spare_lwps: int
+    lwp_idle_timeout: float
+    engine: Literal["auto", "selector", "uvloop"]
+    instruments: Iterable[Any]  # Instruments, or objects that have some of the same methods
+    hold_in_debugger: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +95,7 @@ class Config:
         object.__setattr__(self, "instruments", _instruments(self.instruments))
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, /, **options: Any) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None, /, **options: Unpack[Options]) -> Self:
         """Read the fields from the environment.
 
         Args:
@@ -114,7 +128,7 @@ class Config:
                 except ValueError as exc:
                     raise WrongEnvironmentError(f"{variable}={shown(text)}: {exc}") from exc
         try:
-            return cls(**values, **options)
+            return cls(**{**values, **options})
         except ValueError as exc:
             given = [variable for variable, name in fields.items() if name in values]
             if not given or _refusal(cls, options) == str(exc):
@@ -122,7 +136,7 @@ class Config:
             raise WrongEnvironmentError(f"{exc} (from the environment: {', '.join(given)})") from exc
 
 
-def check(**options: Any) -> None:
+def check(**options: Unpack[Options]) -> None:
     """Refuse options, or an environment, that no configuration can be made with.
 
     Instruments of the environment are not looked at: they may be the program's own, and cannot be imported yet.
@@ -133,14 +147,15 @@ def check(**options: Any) -> None:
     Config.from_env({name: text for name, text in os.environ.items() if name != INSTRUMENTS}, **options)
 
 
-def resolve(config: Config | None, options: Mapping[str, Any]) -> Config:
+def resolve(config: Config | None, options: Options) -> Config:
     """What ``config`` and keyword options together mean: options win over config, config over the environment."""
     if config is None:
         return Config.from_env(**options)
     if not isinstance(config, Config):
         raise TypeError(f"config={shown(config)}: allowed are a hybridexec.Config and None")
     check_names(options)
-    return dataclasses.replace(config, **options)
+    fields: dict[str, Any] = dict(options)  # what is no tuple yet becomes one
+    return dataclasses.replace(config, **fields)
 
 
 def _refusal(cls: type[Config], options: Mapping[str, Any]) -> str | None:

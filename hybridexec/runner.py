@@ -7,16 +7,16 @@ import functools
 import inspect
 import sys
 from asyncio import events
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Unpack
 
-from . import patched
-from .config import Config, resolve
+from .config import Config, Options, resolve
 from .errors import WrongEnvironmentError
-from .loop import HybridLoop
+from .loop import patched
+from .loop.loop import HybridLoop
 
 
-def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
+def new_event_loop(config: Config | None = None, **options: Unpack[Options]) -> HybridLoop:
     """Make an event loop that survives blocking calls.
 
     It takes no argument where others call it: ``asyncio.Runner(loop_factory=hybridexec.new_event_loop)``,
@@ -40,7 +40,7 @@ def new_event_loop(config: Config | None = None, **options: Any) -> HybridLoop:
     return HybridLoop(settings(config, options))
 
 
-def settings(config: Config | None, options: Mapping[str, Any]) -> Config:
+def settings(config: Config | None, options: Options) -> Config:
     """What a loop is told, for whoever makes one in the place of asyncio.
 
     Raises:
@@ -91,7 +91,7 @@ def raise_event_loop() -> HybridLoop:
 
 
 def run[T](
-    main: Coroutine[Any, Any, T], *, debug: bool | None = None, config: Config | None = None, **options: Any
+    main: Coroutine[Any, Any, T], *, debug: bool | None = None, config: Config | None = None, **options: Unpack[Options]
 ) -> T:
     """Run a coroutine as ``asyncio.run`` does, on a loop that survives blocking calls.
 

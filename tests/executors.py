@@ -17,10 +17,10 @@ from hybridexec import HybridExecutor, UserThread, UserThreadState
 ENGINES = ["selector", "uvloop"]
 """On which engines the loops of the executor are tried."""
 
-PROCESSORS = [1, 2, 4]
+LOOPS = [1, 2, 4]
 
 MODELS: list[dict[str, Any]] = [
-    *({"model": "m:n", "processors": processors, "engine": engine} for processors in PROCESSORS for engine in ENGINES),
+    *({"model": "m:n", "loops": loops, "engine": engine} for loops in LOOPS for engine in ENGINES),
     {"model": "1:1"},
     {"model": "n:1"},
 ]
@@ -36,7 +36,7 @@ def name_of(options: dict[str, Any]) -> str:
 every_model = pytest.mark.parametrize("options", MODELS, ids=name_of)
 every_moving = pytest.mark.parametrize("options", [m for m in MODELS if m["model"] == "m:n"], ids=name_of)
 every_engine = pytest.mark.parametrize("engine", ENGINES)
-several_moving = pytest.mark.parametrize("options", [m for m in MODELS if m.get("processors", 1) > 1], ids=name_of)
+several_moving = pytest.mark.parametrize("options", [m for m in MODELS if m.get("loops", 1) > 1], ids=name_of)
 
 
 @contextlib.contextmanager

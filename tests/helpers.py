@@ -19,6 +19,7 @@ from typing import Any
 
 import hybridexec
 from hybridexec import CallSite, Detection, HybridLoop, Stats, Upcall, UpcallKind
+from hybridexec.protocol.lwp import LWP, current
 
 LIBC = ctypes.CDLL(None)
 """Calls through it let the GIL go, and are in no catalogue."""
@@ -42,7 +43,7 @@ class Recorder(hybridexec.Instrument):
     def of(self, kind: UpcallKind, user_thread: str | None = None) -> list[Upcall]:
         """The upcalls of one kind, maybe of one user thread."""
         with self._lock:
-            return [u for u in self._upcalls if u.kind is kind and user_thread in (None, u.user_thread)]
+            return [u for u in self._upcalls if u.kind is kind and user_thread in (None, u.task)]
 
     def detections(self, user_thread: str = "blocker") -> list[Detection | None]:
         """How the blocks of a user thread were noticed."""
@@ -62,6 +63,13 @@ def holds(loop: asyncio.AbstractEventLoop) -> bool:
     if carrying is None:  # asyncio's own loop
         return bool(getattr(loop, "_thread_id") == _thread.get_ident())  # noqa: B009
     return carrying.holder is not None and carrying.holder.ident == _thread.get_ident()
+
+
+def here() -> LWP:
+    """The LWP of the calling step."""
+    lwp = current.get(_thread.get_ident())
+    assert lwp is not None
+    return lwp
 
 
 def thread_name() -> str:

@@ -1,6 +1,6 @@
 """Instrumented: the protocol's own source, run on the machine of ``exploring.py``.
 
-``hybridexec/lwp.py``, ``pool.py``, ``handling.py`` and ``carrying.py`` are compiled from the files that ship, into
+The files of ``hybridexec/protocol/``, and ``signals/handlers.py``, are compiled from the sources that ship, into
 modules of their own whose ``_thread``, ``threading``, identities and clock are the machine's; nothing of the installed
 package changes.  On the way each access to an attribute that threads share becomes a point, ``x.state`` reading as
 ``(point() or x.state)``: that is how races on what is read without the lock are found.  A *mutation* replaces a piece
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 import sys
 import types
 from pathlib import Path
@@ -19,15 +20,33 @@ from typing import Any
 from exploring import Grain, Lock, Machine, RLock
 
 import hybridexec
-import hybridexec.carrying
 
 _SOURCES = Path(hybridexec.__file__).parent
-_FIXED = {"home", "mutex", "inside", "changed", "_rest", "ident", "name", "thread"}
+MODULES = (
+    "protocol.lwp",
+    "protocol.handler",
+    "protocol.host",
+    "protocol.pool",
+    "protocol.record",
+    "protocol.order",
+    "protocol.waking",
+    "protocol.repair",
+    "protocol.homes",
+    "protocol.polling",
+    "protocol.carrying",
+    "protocol.excused",
+    "protocol.borrowing",
+    "protocol.ending",
+    "signals.handlers",
+)
+"""In the order in which they build on each other."""
+
+_FIXED = {"home", "mutex", "inside", "changed", "unheld", "ident", "name", "thread", "host", "watch", "luggage"}
 """What is set before others look, or changes only while they do not."""
 
 
 class Mutation:
-    """A defect: in the method ``where`` of ``carrying.py`` one piece of the source is another."""
+    """A defect: in the function ``where`` of the protocol one piece of the source is another."""
 
     def __init__(self, name: str, where: str, old: str, new: str) -> None:
         self.name = name
@@ -36,11 +55,23 @@ class Mutation:
     def __repr__(self) -> str:
         return self.name
 
+    def concerns(self, source: str) -> bool:
+        """Whether the piece is in this source, in that function."""
+        return any(self._old in part for part in _parts(source) if self._is_in(part))
+
+    def _is_in(self, part: str) -> bool:
+        return part.lstrip().startswith(f"def {self._where}(")
+
     def apply(self, source: str) -> str:
-        head, rest = source.split(f"    def {self._where}(")
-        body, *others = rest.split("\n    def ", 1)
-        assert body.count(self._old) == 1, f"{self._where}() has changed: mend the mutation {self.name!r}"
-        return "\n    def ".join([f"{head}    def {self._where}({body.replace(self._old, self._new)}", *others])
+        parts = _parts(source)
+        (number,) = (n for n, part in enumerate(parts) if self._is_in(part))
+        assert parts[number].count(self._old) == 1, f"{self._where}() has changed: fix the mutation {self.name!r}"
+        parts[number] = parts[number].replace(self._old, self._new)
+        return "".join(parts)
+
+
+def _parts(source: str) -> list[str]:
+    return re.split(r"^(?= *(?:def|class) )", source, flags=re.MULTILINE)
 
 
 class _Points(ast.NodeTransformer):
@@ -85,42 +116,52 @@ class Protocol:
 
     def __init__(self, mutation: Mutation | None = None) -> None:
         self._machine: Machine = None  # type: ignore[assignment]  # set by boot()
-        self.lwp = self._load("lwp")
-        self.lwp.LWP.__hash__ = lambda lwp: sum(lwp.name.encode())  # sets of them have the same order each time
-        self.pool = self._load("pool")
-        self.handling = self._load("handling")
-        self.carrying = self._load("carrying", mutation)
-
-    def _load(self, name: str, mutation: Mutation | None = None) -> Any:
-        path = _SOURCES / f"{name}.py"
-        source = path.read_text()
+        self._modules: dict[str, Any] = {}
+        sources = {name: _SOURCES.joinpath(*name.split(".")).with_suffix(".py").read_text() for name in MODULES}
         if mutation is not None:
-            source = mutation.apply(source)
-        tree = ast.parse(source)
-        if name != "lwp":
-            tree = ast.fix_missing_locations(_Points(_shared(tree)).visit(tree))
+            (name,) = (name for name, source in sources.items() if mutation.concerns(source))
+            sources[name] = mutation.apply(sources[name])
+        trees = {name: ast.parse(source) for name, source in sources.items()}
+        shared = set().union(*(_shared(tree) for name, tree in trees.items() if name != "protocol.lwp"))
+        for name, tree in trees.items():
+            if name != "protocol.lwp":
+                ast.fix_missing_locations(_Points(shared).visit(tree))
+            module = self._load(name, tree)
+            setattr(self, name.partition(".")[2], module)
+            if name == "protocol.lwp":
+                module.LWP.__hash__ = lambda lwp: sum(lwp.name.encode())  # sets of them have the same order each time
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)  # what is there was set by __init__()
+
+    def _load(self, name: str, tree: ast.Module) -> Any:
         module: Any = types.ModuleType(f"hybridexec.{name}")
-        module.__package__ = "hybridexec"
-        done = {
-            f"hybridexec.{name}": getattr(self, name) for name in ("lwp", "pool", "handling") if hasattr(self, name)
-        }
-        before = {name: sys.modules[name] for name in done}
-        sys.modules.update(done)
+        module.__package__ = f"hybridexec.{name.partition('.')[0]}"
+        before = {known: sys.modules[f"hybridexec.{known}"] for known in self._modules}
+        package = sys.modules["hybridexec.protocol"]
+        attributes = {known: getattr(package, known.partition(".")[2], None) for known in self._modules}
+        for known, loaded in self._modules.items():
+            sys.modules[f"hybridexec.{known}"] = loaded
+            setattr(package, known.partition(".")[2], loaded)  # for "from . import"
         try:
-            exec(compile(tree, path, "exec"), module.__dict__)
+            exec(compile(tree, str(_SOURCES.joinpath(*name.split(".")).with_suffix(".py")), "exec"), module.__dict__)
         finally:
-            sys.modules.update(before)
+            sys.modules.update({f"hybridexec.{known}": module for known, module in before.items()})
+            for known, attribute in attributes.items():
+                setattr(package, known.partition(".")[2], attribute)
         for replaced, stand_in in self._system().items():
             if hasattr(module, replaced):
                 setattr(module, replaced, stand_in)
+        self._modules[name] = module
         return module
 
     def boot(self, machine: Machine) -> None:
         """Run on this machine from now on."""
         self._machine = machine
-        for module in (self.carrying, self.pool, self.handling):
-            looks = machine.grain >= Grain.READS or machine.fault is not None
-            module._point = machine.look if looks else bool  # which says False, and costs little
+        for name, module in self._modules.items():
+            if name != "protocol.lwp":
+                looks = machine.grain >= Grain.READS or machine.fault is not None
+                module._point = machine.look if looks else bool  # which says False, and costs little
         self.lwp.current.clear()
         self.pool._serials = itertools.count(1)
 

@@ -17,30 +17,44 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hybridexec import (
-    affinity,
-    carrying,
-    detector,
-    home,
-    loop,
-    lwp,
-    pins,
-    pool,
-    reactions,
-    regions,
-    telling,
-    turns,
-    upcalls,
-)
+from hybridexec import detector
 from hybridexec.detector import calls, trap
 from hybridexec.following import following
-from hybridexec.shield import Shield
+from hybridexec.loop import loop, turns
+from hybridexec.observing import upcalls
+from hybridexec.platform.own import DIRECTORY
+from hybridexec.protocol import (
+    borrowing,
+    carrying,
+    ending,
+    excused,
+    homes,
+    lwp,
+    order,
+    polling,
+    pool,
+    record,
+    repair,
+    waking,
+)
+from hybridexec.reactions import affinity, pins, reactions, regions, reporting
+from hybridexec.signals import home_side, mailbox, main_thread, nudge
+from hybridexec.signals.shield import Shield
 
 SAMPLER = sys.modules["hybridexec.detector.sampler"]  # the package has another thing of that name
 MODULES = (
+    record,
+    order,
+    waking,
+    repair,
+    polling,
+    homes,
     carrying,
+    excused,
+    borrowing,
+    ending,
     reactions,
-    telling,
+    reporting,
     pins,
     regions,
     trap,
@@ -51,7 +65,10 @@ MODULES = (
     following,
     lwp,
     pool,
-    home,
+    home_side,
+    mailbox,
+    main_thread,
+    nudge,
     affinity,
     upcalls,
 )
@@ -145,7 +162,7 @@ class Places:
 
 # To the shield it is the package's own code, as what it stands for would be: a signal that is sent from elsewhere (the
 # home is nudged) may come here, too, and must not raise in the middle of the protocol, where a step would be lost.
-_OWN = os.path.join(os.path.dirname(carrying.__file__), "places")
+_OWN = os.path.join(DIRECTORY, "places")
 Places._came.__code__ = Places._came.__code__.replace(co_filename=_OWN)
 
 _api: Any = ctypes.pythonapi

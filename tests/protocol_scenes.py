@@ -1,6 +1,6 @@
 """Scenes of the protocol: a loop of the test's own, whose steps leave and come back by the real protocol.
 
-:class:`Loop` is what ``carrying.py`` sees of an event loop (``face.Face``): a queue, timers, a self-pipe, and a batch
+:class:`Loop` is what ``carrying.py`` sees of an event loop (``host.py``): a queue, timers, a self-pipe, and a batch
 run as ``turns.py`` runs it.  It also watches: that one thread at a time runs Python of a step, and holds the loop for
 it (rule 1, rule 2), that each step is run once and to its end (rule 7), and that nobody waits longer than the bounds
 allow (rule 3, rule 4).
@@ -17,15 +17,13 @@ import functools
 import heapq
 import itertools
 import math
-import types
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from exploring import Event, Injected, Machine, Thread
 from instrumented import Protocol
 
-from hybridexec.upcalls import UpcallKind
+from hybridexec.observing.upcalls import UpcallKind
 
 WORK = 0.002
 """Seconds that a step takes which only computes."""
@@ -75,26 +73,32 @@ class Loop:
         self.claimable = claimable
         self.carrying: Any = None  # made by the home
         self._made = functools.partial(
-            protocol.carrying.Carrying, self, max_lwps=max_lwps, spare_lwps=spare_lwps, idle_timeout=idle_timeout
+            protocol.carrying.Carrying,
+            claimable=claimable,
+            max_lwps=max_lwps,
+            spare_lwps=spare_lwps,
+            idle_timeout=idle_timeout,
         )
+        self._host = protocol.host.Host(
+            poll=self, turns=self, luggage=self, home_side=self, voice=self, equip=self._equip
+        )
+        self._protocol = protocol
         self.states = protocol.lwp.LwpState
         self._relied_on = protocol.lwp.RELIED_ON
-        self._handler = protocol.handling.Handler
+        self._handler = protocol.handler.Handler
         self._handling: Any = None
-        self._made_handling = protocol.handling.Handling
+        self._made_handling = protocol.handlers.Handling
         self._noted: list[Callable[[], None]] = []  # signal handlers that wait for the loop
         self._in_call = False  # the home is in a call of its step's, where a signal interrupts nothing of the protocol
         self._steps = 0  # how often code of a step has run
         self._longest = longest
-        self._bounds = protocol.carrying.RETURN_BOUND, protocol.carrying.HOME_BOUND
+        self._bounds = protocol.record.RETURN_BOUND, protocol.record.HOME_BOUND
         self._ready: collections.deque[tuple[str, Code]] = collections.deque()
-        self._batch: Any = iter(range(0))  # a number for each step of the batch that is still to be run
-        self._timers: list[tuple[float, int, tuple[str, Code]]] = []
+        self._timers: list[_Timer] = []
         self._serials = itertools.count()
         self._polls = 0  # in a row that have not waited, without a step in between
         self._pokes = 0  # since an LWP began to wait in a poll
         self._pipe = False  # there is a byte in the self-pipe
-        self._stopping = False
         self._runs: dict[str, int] = {}  # how often each step has begun; None of them may stay 0
         self._open = 0  # steps and other threads that are not over
         self._executing: str | None = None  # whose Python code runs
@@ -115,7 +119,7 @@ class Loop:
 
     def later(self, seconds: float, name: str, code: Code) -> None:
         """A timer."""
-        heapq.heappush(self._timers, (self.machine.time + seconds, next(self._serials), self._new(name, code)))
+        heapq.heappush(self._timers, _Timer(self.machine.time + seconds, next(self._serials), self._new(name, code)))
 
     def _new(self, name: str, code: Code) -> tuple[str, Code]:
         assert name not in self._runs
@@ -131,14 +135,14 @@ class Loop:
         self.machine.point()
         ident = self.carrying.holder_ident
         if ident is not None and ident != self.machine.current.ident and not (hail and self.carrying.hail()):
-            self.poke()
+            self.break_poll()
 
     def stop(self) -> None:
         """As ``loop.stop()``."""
-        self._stopping = True
+        self.carrying.stopping = True
         self.machine.point()
         if self.carrying.holder_ident != self.machine.current.ident:
-            self.poke()
+            self.break_poll()
 
     def release(self, event: Event) -> None:
         """End a block, from any thread."""
@@ -157,7 +161,7 @@ class Loop:
             begins.set()
             until.wait()
             try:
-                self.carrying.report_back(handled)
+                self._protocol.excused.report_back(self.carrying, handled)
             finally:
                 self.carrying.handler = handled.outer
                 home.starved += self._fair_time() - began
@@ -223,7 +227,7 @@ class Loop:
         if lwp is self.carrying.home or self.carrying.summoned is None:
             return
         steps = self._steps
-        self.carrying.lend(lwp)
+        self._protocol.borrowing.lend(self.carrying, lwp)
         self.machine.check(self._steps == steps, f"{self._steps - steps} steps run in the middle of one that lends")
 
     def spawn(self, function: Callable[[], None]) -> None:
@@ -247,9 +251,8 @@ class Loop:
         if self.machine.fault is not None:  # what fails outside of a run goes to the caller, who can see to it
             self.machine.fault.due = lambda: self.carrying is not None and self.carrying.home is not None
         carrying = self.carrying = self._made()
-        after_step = types.SimpleNamespace(_after_step=self._after_step)
-        carrying.reactions = types.SimpleNamespace(loop=after_step, resume=lambda lwp, call: carrying.rejoin(lwp))
-        self._handling = self._made_handling(carrying, lambda: None)
+        carrying.host, carrying.ready, carrying.timers = self._host, self._ready, self._timers
+        self._handling = self._made_handling(carrying, lambda: None, self._after_step)
         self._home = self.machine.current
         self.machine.released = self._watch
         self._open += len(others)
@@ -263,17 +266,17 @@ class Loop:
                 home = carrying.begin()
                 carrying.carry(home)
             except Injected as exc:  # as HybridLoop does
-                self.failed(exc)
+                self.fail(exc)
                 home = carrying.home
                 home.handle = None
                 carrying.regain(home)
-            self._stopping = False
+            carrying.stopping = False
             try:
                 carrying.finish(home)
             except Injected as exc:
-                self.failed(exc)
+                self.fail(exc)
                 carrying.finish(home)
-            self._stopping = False
+            carrying.stopping = False
             self.stopped.set()
             if self.failures and self._open:
                 self._stops_by_itself = True  # who was to stop it may have failed
@@ -286,7 +289,7 @@ class Loop:
                 thread.join()
             if not self._ready and not self._timers:
                 break
-        carrying.close()
+        self._protocol.ending.close(carrying)
         self.over = True
 
     def _other(self, function: Callable[[], None]) -> None:
@@ -306,8 +309,8 @@ class Loop:
                 if self.machine.fault is not None:  # else nothing may be left to repair
                     stands = self.carrying.check(stands)
                 if (handler := self.carrying.handler) is not None:
-                    self.carrying.excuse(handler, None, moves=True)
-                self.carrying.remind()
+                    self._protocol.excused.excuse(self.carrying, handler, None, moves=True)
+                self._protocol.borrowing.remind(self.carrying)
                 holder = self.carrying.holder
                 if holder is None:
                     continue
@@ -404,7 +407,7 @@ class Loop:
         self._letters.append(letter)
         self._leave(lwp)
         with contextlib.suppress(Injected):  # else the exception goes up into the step
-            self.carrying.mail()
+            self.carrying.want_home()
             letter.wait()
         self._rejoin(lwp)
 
@@ -424,8 +427,8 @@ class Loop:
             try:
                 self.carrying.keep(lwp, step)
             except Injected as exc:  # as Turns does
-                self.failed(exc)
-                if step not in lwp.kept:
+                self.fail(exc)
+                if step not in lwp.bound_steps:
                     self._ready.append(step)
                 self.carrying.regain(self.carrying.holder)
 
@@ -466,14 +469,9 @@ class Loop:
             - sum(other.starved for other in self.machine.threads if other.name == "sampler")
         )
 
-    # ---------------------------------------------------------------- face.Face
+    # ---------------------------------------------------------------- host.Poll
 
-    def timeout(self) -> float | None:
-        if self._ready or (self._stopping and self.carrying.can_stop()):
-            return 0
-        return self.until(self.next_timer())
-
-    def select(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float | None) -> bool:
         if timeout == 0:
             self.machine.point()
         self._polls = self._polls + 1 if self._pipe or timeout == 0 else 0
@@ -488,54 +486,51 @@ class Loop:
             self._pipe = False
         return events
 
-    def turn(self, lwp: Any, events: bool) -> bool:
+    # ---------------------------------------------------------------- host.Turns
+
+    def timeout(self) -> float | None:
+        carrying = self.carrying
+        if self._ready or (carrying.stopping and self._protocol.order.can_stop(carrying)):
+            return 0
+        return self.until(self._timers[0]._when if self._timers else math.inf)
+
+    def run(self, lwp: Any, events: bool) -> bool:
         try:
             return self._turn(lwp, events)
         except Injected as exc:
             if lwp is self.carrying.home:
                 raise
-            self.failed(exc)
+            self.fail(exc)
             lwp.handle = None
             self.carrying.regain(lwp)
             return True
-
-    def failed(self, exc: BaseException) -> None:
-        self.failures.append(exc)
-        self._stopping = True
-
-    def orphaned(self, lwp: Any) -> None:
-        while lwp.kept:
-            self._ready.appendleft(lwp.kept.pop())
 
     def _turn(self, lwp: Any, events: bool) -> bool:
         self.machine.check(self.carrying.holder is lwp, f"{lwp.name} runs a batch without the loop")
         if events:
             self._pipe = False
-        while self._timers and self._timers[0][0] <= self.machine.time:
-            self._ready.append(heapq.heappop(self._timers)[2])
-        while lwp.kept:
-            self._ready.appendleft(lwp.kept.pop())
+        while self._timers and self._timers[0]._when <= self.machine.time:
+            self._ready.append(heapq.heappop(self._timers).step)
+        while lwp.bound_steps:
+            self._ready.appendleft(lwp.bound_steps.pop())
         carrying = self.carrying
-        if not carrying.amid:
-            self._batch = iter(range(len(self._ready)))
-        for _ in self._batch:
+        if not carrying.batch_unfinished:
+            carrying.batch = iter(range(len(self._ready)))
+        for _ in carrying.batch:
             step = self._ready.popleft()
             lwp.handle = step
             self._run(lwp, *step)
-            if lwp.alert:
-                lwp.alert = lwp.moved = False
+            if lwp.slow_exit:
+                self._after_step(lwp)
                 lwp.handle = None
                 return carrying.due is None or self.machine.time < carrying.due or carrying.boundary(lwp)
             if carrying.due is not None and self.machine.time >= carrying.due:
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
-        carrying.amid = False
+        carrying.batch_unfinished = False
         lwp.handle = None
         return True
-
-    def unfinished(self) -> bool:
-        return self._batch.__length_hint__() > 0
 
     def _run(self, lwp: Any, name: str, code: Code) -> None:
         self._runs[name] += 1
@@ -547,36 +542,65 @@ class Loop:
         self._end(name)
         self._one_is_over()
 
-    def has_work(self) -> bool:
-        return bool(self._ready) or self._stopping
-
-    def next_timer(self) -> float:
-        return self._timers[0][0] if self._timers else math.inf
+    @staticmethod
+    def _after_step(lwp: Any) -> None:
+        lwp.slow_exit = lwp.lost_loop = False
 
     def has_input(self) -> bool:
-        return self._pipe or self.next_timer() <= self.machine.time
+        return self._pipe or (bool(self._timers) and self._timers[0]._when <= self.machine.time)
 
-    def poke(self) -> None:
+    def break_poll(self) -> None:
         self.machine.point()
         self._pipe = True
         self._pokes += 1
         if self._pokes > SPINS:
             self.machine.give_way()
 
-    def stopping(self) -> bool:
-        return self._stopping
-
     def until(self, deadline: float) -> float | None:
         return None if deadline == math.inf else max(deadline - self.machine.time, 0.0)
 
-    def taken(self, lwp: Any) -> None:
+    def fail(self, exc: BaseException) -> None:
+        self.failures.append(exc)
+        self.carrying.stopping = True
+
+    def orphaned(self, lwp: Any) -> None:
+        while lwp.bound_steps:
+            self._ready.appendleft(lwp.bound_steps.pop())
+
+    # ---------------------------------------------------------------- host.Luggage
+
+    def _equip(self, lwp: Any) -> None:
+        lwp.watch, lwp.luggage = _Watch(self), _Luggage()
+
+    def begin(self, lwp: Any) -> None:
         pass
 
-    def gives(self, lwp: Any) -> None:
+    def detach(self, lwp: Any, *, with_step: bool) -> None:
+        self.machine.check(
+            with_step == (lwp in self.carrying.detached), f"{lwp.name} is detached, with_step={with_step}"
+        )
+
+    def attach(self, lwp: Any, *, with_step: bool) -> None:
         pass
 
-    def follow(self, lwp: Any) -> None:
+    def resumed(self) -> None:
         pass
+
+    def retires(self, lwp: Any) -> None:
+        pass
+
+    # ---------------------------------------------------------------- host.HomeSide
+
+    def serve(self) -> None:
+        home = self.carrying.home
+        self.machine.check(home is None or home.ident == self.machine.current.ident, "a spare serves the home's mail")
+        while self._letters:
+            self._letters.pop().set()
+        self._attend()
+
+    def catch_up(self, home: Any) -> None:
+        self.machine.check(self.carrying.holder is home, f"{home.name} catches up without the loop")
+        self._handling.with_loop(home, self._call_noted)
 
     def passes_on(self, interrupt: BaseException) -> bool:
         return False
@@ -586,44 +610,83 @@ class Loop:
         home, before = self._home, self._home.signal
         home.signal = self._attend if before is None else lambda: (before(), self._attend())  # type: ignore[func-returns-value]
 
-    def catch_up(self, lwp: Any) -> None:
-        self.machine.check(self.carrying.holder is lwp, f"{lwp.name} catches up without the loop")
-        self._handling.with_loop(lwp, self._call_noted)
-
-    @staticmethod
-    def _after_step(lwp: Any) -> None:
-        lwp.alert = lwp.moved = False
-
     def heed(self) -> None:
         """Nor one that somebody has to read of."""
 
-    def left(self, lwp: Any) -> None:
-        pass
-
-    def returned(self, lwp: Any) -> None:
-        pass
-
-    def retires(self, lwp: Any) -> None:
-        pass
+    # ---------------------------------------------------------------- host.Voice
 
     def started(self, lwp: Any) -> None:
+        self.upcalls[UpcallKind.LWP_STARTED] += 1
+
+    def retired(self, lwp: Any) -> None:
+        self.upcalls[UpcallKind.LWP_RETIRED] += 1
+
+    def exhausted(self, blocked: list[Any], home: Any) -> None:
+        self.upcalls[UpcallKind.EXHAUSTED] += 1
+
+    def refused(self, alive: int) -> None:
         pass
 
-    def serve(self) -> None:
-        home = self.carrying.home
-        self.machine.check(home is None or home.ident == self.machine.current.ident, "a spare serves the home's mail")
-        while self._letters:
-            self._letters.pop().set()
-        self._attend()
+    def granted(self) -> None:
+        pass
 
-    def describe(self, lwp: Any) -> str:
-        return lwp.name
+    def repaired(self) -> None:
+        pass
 
-    def places(self, lwps: list[Any]) -> Counter[str]:
-        return Counter()
+    def closing(self, waits_for: list[Any], *, left: bool) -> None:
+        pass
 
-    def stuck(self, lwps: list[Any]) -> str:
-        return ""
+    def closed(self) -> None:
+        pass
 
-    def notice(self, kind: UpcallKind, lwp: Any) -> None:
-        self.upcalls[kind] += 1
+
+class _Timer:
+    """A timer."""
+
+    def __init__(self, when: float, serial: int, step: tuple[str, Code]) -> None:
+        self._when = when
+        self._serial = serial
+        self.step = step
+
+    def __lt__(self, other: _Timer) -> bool:
+        return (self._when, self._serial) < (other._when, other._serial)
+
+
+class _Watch:
+    """What the detector keeps with an LWP, and whom it tells."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.call = self.trap = None
+        self.loop = loop
+        self.reactions = self
+
+    def settle(self, ident: int) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+    def interrupted(self) -> None:
+        pass
+
+    def in_call(self, call: object) -> Callable[[], bool]:
+        return lambda: self.call is call
+
+    def resume(self, lwp: Any, call: object) -> None:
+        self.loop.carrying.rejoin(lwp)
+
+
+class _Luggage:
+    """What an LWP has of its loop's: nothing."""
+
+    def settle(self, ident: int) -> None:
+        pass
+
+    def put_down(self) -> None:
+        pass
+
+    def outlives(self) -> bool:
+        return False
+
+    def thread_ends(self, thread: object) -> None:
+        pass

@@ -34,9 +34,9 @@ from helpers import LIBC, lwps
 from places import Places
 
 import hybridexec
-from hybridexec import lwp as lwp_module
-from hybridexec.carrying import LoopState
 from hybridexec.detector import trap
+from hybridexec.protocol import lwp as lwp_module
+from hybridexec.protocol.record import LoopState
 
 PATIENCE = 40
 """Seconds after which a scene hangs: the stacks of all threads are printed, and the program ends."""
@@ -318,9 +318,9 @@ def whole(play: Play) -> None:
     assert former is not None
     assert former not in carrying.pollers
     assert former not in carrying.lwps
-    assert (former.call, former.region, former.trap, former.interrupt, former.task) == (None,) * 5
+    assert (former.watch.call, former.region, former.watch.trap, former.interrupt, former.luggage.task) == (None,) * 5
     assert former.handle is None
-    assert not play.loop._deferred
+    assert not play.loop._carrying.deferred
     assert trap._armory.armed == 0 == len(trap._armory.codes)
     assert not trap._armory.inside()
     assert _thread.get_ident() not in lwp_module.current
@@ -345,11 +345,12 @@ async def again(play: Play) -> str:
 def hangs(play: Play) -> None:
     """Say what there is to say, and end the program."""
     print("hangs:", play.raised, play.seen, play.log, *map(asyncio.Task.get_stack, asyncio.all_tasks(play.loop)))
-    print(play.loop._ready, play.loop._deferred, play.loop._scheduled)
+    print(play.loop._ready, play.loop._carrying.deferred, play.loop._scheduled)
     for name, value in vars(play.loop._carrying).items():
         print("   ", name, "=", value)
-    for lwp in [play.loop._carrying._former, *play.loop._carrying.lwps]:
-        print("   ", lwp, {name: getattr(lwp, name) for name in ("handle", "call", "region", "trap", "interrupt")})
+    former = play.loop._carrying._former
+    for lwp in [*([] if former is None else [former]), *play.loop._carrying.lwps]:
+        print("   ", lwp, lwp.handle, lwp.watch.call, lwp.region, lwp.watch.trap, lwp.interrupt)
     sys.stdout.flush()
     faulthandler.dump_traceback()
     os._exit(1)
@@ -374,7 +375,7 @@ def perform(name: str, how: type[BaseException], around: Callable[[Play], object
         watchdog.cancel()
         signal.signal(signal.SIGUSR1, before)
     assert not play.loop._carrying.lwps
-    assert not play.loop._carrying._starting
+    assert not play.loop._carrying.starting
     assert not lwps()
 
 

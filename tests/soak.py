@@ -26,8 +26,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import hybridexec
-from hybridexec import lwp
 from hybridexec.detector import calls, trap
+from hybridexec.protocol import lwp
 
 LIBC = ctypes.CDLL(None)
 TASKS = 10

@@ -15,6 +15,8 @@ from steps import Block, cancelling, declared, discovered, explicit, go
 
 import hybridexec
 
+pytestmark = pytest.mark.differs_by_version
+
 SOON = 0.002
 """Seconds until a timer fires; nothing depends on how long that is."""
 

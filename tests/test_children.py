@@ -18,7 +18,7 @@ from helpers import ROOT, lwps, run_script, running_loop
 from steps import elsewhere
 
 import hybridexec
-from hybridexec.following import children
+from hybridexec.platform import children
 
 pytestmark = pytest.mark.skipif(
     not os.path.exists("/proc/thread-self/children"), reason="this system ties nothing to the thread of a parent"
@@ -167,20 +167,20 @@ def test_a_child_of_a_thread_of_an_executor_outlives_that(place: str) -> None:
         return await popen()
 
     model: Any = "1:1" if place == "1:1" else "m:n"
-    scope: Any = "system" if place.startswith("bound") else "process"
-    with hybridexec.HybridExecutor(processors=1, model=model, max_lwps=2) as executor:
+    bound = place.startswith("bound")
+    with hybridexec.HybridExecutor(loops=1, model=model, max_lwps=2) as executor:
         if place.endswith("function"):
-            child = executor.spawn(lambda: asyncio.run(starts()), scope=scope).result()
+            child = executor.spawn(lambda: asyncio.run(starts()), bound=bound).result()
         else:
-            child = executor.spawn(starts, scope=scope).result()
+            child = executor.spawn(starts, bound=bound).result()
         if place == "home":
-            home = executor._crew.processors[0].thread
+            home = executor._crew.loop_threads[0].thread
             assert home is not None
             assert threads == [home.native_id]
         else:
             while not lingering():
                 pass
-        assert executor.spawn(os.getpid, scope=scope).result() == os.getpid()
+        assert executor.spawn(os.getpid, bound=bound).result() == os.getpid()
     (parent,) = lingering()
     assert [parent.native_id] == threads
     assert child.end() == 3

@@ -13,7 +13,8 @@ import pytest
 from helpers import Scene, play, start
 
 import hybridexec
-from hybridexec import UpcallKind, clock
+from hybridexec import UpcallKind
+from hybridexec.platform import clock
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def test_time_stood_still_when_the_package_was_imported() -> None:
             hybridexec.run(main(), engine=engine)
             with freezegun.freeze_time("2022-01-01", real_asyncio=True):
                 hybridexec.run(main(), engine=engine)
-        print(hybridexec.clock.monotonic() != hybridexec.clock.monotonic())
+        print(hybridexec.platform.clock.monotonic() != hybridexec.platform.clock.monotonic())
         """
     )
     output, _ = process.communicate(timeout=60)

@@ -20,8 +20,10 @@ from helpers import pipe
 from steps import elsewhere
 
 import hybridexec
-from hybridexec import memory
 from hybridexec.following import connections
+from hybridexec.platform import memory
+
+pytestmark = pytest.mark.differs_by_version
 
 
 class Row(sqlite3.Row):

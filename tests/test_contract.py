@@ -30,6 +30,7 @@ from helpers import (
     Witness,
     fill,
     fresh,
+    here,
     holds,
     lwps,
     pipe,
@@ -40,15 +41,10 @@ from helpers import (
 )
 
 import hybridexec
-from hybridexec import Detection, UpcallKind, current_lwp
-from hybridexec.lwp import LWP, LwpState
+from hybridexec import Detection, UpcallKind
+from hybridexec.protocol.lwp import LWP, LwpState
 
-
-def here() -> LWP:
-    """The LWP of the calling step."""
-    lwp = current_lwp()
-    assert lwp is not None
-    return lwp
+pytestmark = [pytest.mark.differs_by_engine, pytest.mark.differs_by_version]
 
 
 def spin_until(condition: Callable[[], bool]) -> None:

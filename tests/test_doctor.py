@@ -15,7 +15,8 @@ from command_line import HYBRIDEXEC, execute, write
 import hybridexec
 from hybridexec.cli import doctor
 from hybridexec.cli.doctor import Finding, State
-from hybridexec.following import children, connections, rlocks, thread_locals
+from hybridexec.following import connections, rlocks, thread_locals
+from hybridexec.platform import children
 
 
 def found() -> dict[str, Finding]:

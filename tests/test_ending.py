@@ -23,6 +23,8 @@ from steps import Block, Step, declared, discovered, on_a_spare
 import hybridexec
 from hybridexec import HybridLoop, current_lwp
 
+pytestmark = pytest.mark.differs_by_engine
+
 
 @pytest.fixture
 def loop() -> Iterator[HybridLoop]:

@@ -25,11 +25,13 @@ from time import monotonic
 from typing import Any, Literal
 
 import pytest
-from helpers import LIBC, Recorder, fresh, pipe, running_loop, start
+from helpers import LIBC, Recorder, fresh, here, pipe, running_loop, start
 
 import hybridexec
-from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind, current_lwp
-from hybridexec.lwp import IN_POLL
+from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind
+from hybridexec.protocol.lwp import IN_POLL
+
+pytestmark = pytest.mark.differs_by_engine
 
 pytest.importorskip("uvloop")
 
@@ -54,9 +56,10 @@ def run_uv(main: Coroutine[Any, Any, Any], **options: Any) -> Any:
 
 
 def names_of(classes: list[type]) -> set[str]:
-    """What classes define, and what their ``__init__`` sets."""
+    """What classes define, and what is set when they are made."""
     names = set().union(*map(vars, classes))
-    for made in [vars(cls)["__init__"] for cls in classes if inspect.isfunction(vars(cls).get("__init__"))]:
+    makers = [vars(cls).get(name) for cls in classes for name in ("__init__", "_assemble")]
+    for made in filter(inspect.isfunction, makers):
         tree = ast.parse(textwrap.dedent(inspect.getsource(made)))
         names |= {
             node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and type(node.ctx) is ast.Store
@@ -109,16 +112,16 @@ def made() -> str:
 
 
 @pytest.mark.parametrize("engine", ["selector", "uvloop"])
-def test_what_is_private_to_the_loop_hides_nothing_of_its_engine(engine: str) -> None:
+def test_what_is_private_to_the_loop_hides_nothing_of_its_engine(engine: Any) -> None:
     loop = hybridexec.new_event_loop(engine=engine)
     loop.close()
     classes = type(loop).__mro__
     border = next(place for place, cls in enumerate(classes) if cls.__module__.startswith("hybridexec.engines."))
     ours, theirs = names_of([*classes[:border]]), names_of([*classes[border:]])
-    assert {"_run_batch", "_carrying", "_failure"} <= ours
+    assert {"_turns", "_carrying", "_failure"} <= ours
     assert "_ready" in theirs
     hidden = {name for name in ours & theirs if name.startswith("_") and not name.startswith("__")}
-    assert hidden == {"_process_self_data"}  # which calls its
+    assert hidden == {"_process_self_data", "_stopping"}  # which calls its
 
 
 @pytest.mark.parametrize("engine", ["selector", "uvloop"])
@@ -218,9 +221,7 @@ def test_no_step_runs_inside_of_the_poll() -> None:
     inside: dict[str, bool] = {}
 
     def look(name: str, then: Callable[[], object] = lambda: None) -> None:
-        lwp = current_lwp()
-        assert lwp is not None
-        inside[name] = lwp.handle is IN_POLL
+        inside[name] = here().handle is IN_POLL
         then()
 
     async def main() -> None:
@@ -351,7 +352,7 @@ def test_what_a_protocol_leaves_behind_concerns_no_step() -> None:
     async def main() -> None:
         await feed(lambda: Receives(lock.acquire))
         await asyncio.sleep(0)
-        assert not running_loop()._affinity.bound
+        assert not running_loop()._reactions.affinity.bound
         lock.release()
 
     run_uv(main())
@@ -385,7 +386,7 @@ def test_an_exception_that_ends_the_loop_comes_out_of_a_poll_on_a_spare() -> Non
 
 @pytest.mark.parametrize("name", ["create_connection", "create_unix_connection"])
 @pytest.mark.parametrize("engine", ["selector", "uvloop"])
-def test_a_socket_whose_connection_was_cancelled_is_closed_once(engine: str, name: str) -> None:
+def test_a_socket_whose_connection_was_cancelled_is_closed_once(engine: Any, name: str) -> None:
     """Before 0.23 uvloop left the number with the socket, which closed it once more, as another's maybe."""
 
     async def is_another_s() -> bool:

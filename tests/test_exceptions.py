@@ -20,6 +20,8 @@ from settings import NAMES, Ends, Setting, agree, shape
 
 import hybridexec
 
+pytestmark = [pytest.mark.differs_by_engine, pytest.mark.differs_by_version]
+
 
 @pytest.fixture(params=NAMES)
 def setting(request: pytest.FixtureRequest) -> Setting:

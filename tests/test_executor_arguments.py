@@ -12,13 +12,13 @@ from executors import executing
 
 import hybridexec
 from hybridexec import Config, HybridExecutor
-from hybridexec.executor.models import default_processors
+from hybridexec.executor.models import default_loops
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"processors": 0}, ValueError, r"processors=0: allowed are None and whole numbers from 1 to 32768"),
-    ({"processors": 2.0}, TypeError, r"processors=2\.0: allowed are None and whole numbers"),
-    ({"processors": True}, TypeError, r"processors=True"),
-    ({"processors": 2, "model": "n:1"}, ValueError, r"processors=2: allowed are None and whole numbers from 1 to 1"),
+    ({"loops": 0}, ValueError, r"loops=0: allowed are None and whole numbers from 1 to 32768"),
+    ({"loops": 2.0}, TypeError, r"loops=2\.0: allowed are None and whole numbers"),
+    ({"loops": True}, TypeError, r"loops=True"),
+    ({"loops": 2, "model": "n:1"}, ValueError, r"loops=2: allowed are None and whole numbers from 1 to 1"),
     ({"model": "m:m"}, ValueError, r"model=<str of length 3>: allowed are 'm:n', '1:1', 'n:1'"),
     ({"model": None}, TypeError, r"model=None: allowed are 'm:n', '1:1', 'n:1'"),
     ({"name": ""}, ValueError, r"name=<str of length 0>: allowed is a string that is not empty"),
@@ -29,7 +29,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"initargs": 1}, TypeError, r"initargs=1: allowed is a tuple"),
     ({"config": 1}, TypeError, r"config=1: allowed are a hybridexec\.Config and None"),
     ({"max_lwps": 1}, ValueError, r"max_lwps=1"),
-    ({"max_workers": 1}, TypeError, r"max_workers=1: there is no such option; allowed are processors, .*, mode, "),
+    ({"max_workers": 1}, TypeError, r"max_workers=1: there is no such option; allowed are loops, .*, mode, "),
 ]
 
 
@@ -48,8 +48,8 @@ def test_wrong_arguments_of_methods() -> None:
             executor.spawn(wrong)
         with pytest.raises(TypeError, match="fn=1"):
             asyncio.run(executor.run(wrong))
-        with pytest.raises(ValueError, match=r"scope=<str of length 6>: allowed are 'process', 'system'"):
-            executor.spawn(len, "abc", scope="thread")  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match=r"bound=<str of length 6>: allowed are True and False"):
+            executor.spawn(len, "abc", bound="thread")  # type: ignore[call-overload]
         with pytest.raises(TypeError, match=r"name=1: allowed are None and a string"):
             executor.spawn(len, "abc", name=wrong)
         with pytest.raises(ValueError, match=r"buffersize=0: allowed are None and whole numbers from 1"):
@@ -71,17 +71,17 @@ def test_positional_and_keyword_arguments_reach_the_callable() -> None:
     with executing() as executor:
         assert executor.submit(call, 1, fn=2, self=3, name=4).result() == ((1,), {"fn": 2, "self": 3, "name": 4})
         assert executor.spawn(call, 1, fn=2, self=3).result() == ((1,), {"fn": 2, "self": 3})
-        assert asyncio.run(executor.run(call, 1, fn=2, self=3, scope=4)) == ((1,), {"fn": 2, "self": 3, "scope": 4})
+        assert asyncio.run(executor.run(call, 1, fn=2, self=3, bound=4)) == ((1,), {"fn": 2, "self": 3, "bound": 4})
 
 
 def test_how_many_loops_there_are_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: True, raising=False)
-    assert default_processors() == 1
+    assert default_loops() == 1
     monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
     monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)
-    assert default_processors() == 3
+    assert default_loops() == 3
     monkeypatch.setattr(os, "process_cpu_count", lambda: None, raising=False)
-    assert default_processors() == 1  # it cannot be told
+    assert default_loops() == 1  # it cannot be told
 
 
 def test_the_names_are_public() -> None:

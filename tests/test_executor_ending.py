@@ -80,7 +80,7 @@ def test_shutdown_need_not_wait(options: dict[str, Any]) -> None:
         executor.shutdown()
 
 
-@pytest.mark.parametrize("options", [{"model": "n:1"}, {"model": "1:1", "processors": 1}], ids=["n:1", "1:1"])
+@pytest.mark.parametrize("options", [{"model": "n:1"}, {"model": "1:1", "loops": 1}], ids=["n:1", "1:1"])
 def test_shutdown_cancels_what_has_not_started(options: dict[str, Any]) -> None:
     called: list[int] = []
     with gate() as closed:
@@ -157,7 +157,7 @@ def test_each_lwp_calls_the_initializer_first(options: dict[str, Any]) -> None:
     with executing(**options, initializer=initialize, initargs=("initialized",)) as executor:
         fn = use if options["model"] == "n:1" else use_all
         assert list(executor.map(lambda _: fn(), range(8))) == ["initialized"] * 8
-        assert executor.spawn(use, scope="system").result(PATIENCE) == "initialized"
+        assert executor.spawn(use, bound=True).result(PATIENCE) == "initialized"
 
 
 @every_model
@@ -231,7 +231,7 @@ def test_work_that_is_pending_at_exit_is_done(options: str) -> None:
     for _ in range(2):
         executor.submit(later)
         executor.submit(blocks)
-        executor.spawn(later, scope="system")
+        executor.spawn(later, bound=True)
     """)
         == ["coroutine"] * 4 + ["function"] * 2
     )

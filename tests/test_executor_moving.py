@@ -173,7 +173,7 @@ def test_pinned_keeps_the_loop(engine: str) -> None:
 
 @several_moving
 def test_new_ones_go_to_the_least_loaded_loop(options: dict[str, Any]) -> None:
-    count = options["processors"]
+    count = options["loops"]
     with executing(**options) as executor:
         threads = [executor.spawn(forever) for _ in range(3 * count)]
         for thread in threads:
@@ -198,11 +198,11 @@ def test_one_that_has_not_started_leaves_a_busy_loop(options: dict[str, Any], ki
         computing = executor.spawn(busy)
         assert busy.began.wait(PATIENCE)
         # The other loops are given more that wait, so what comes then is placed behind the busy one.
-        waiting = [executor.spawn(forever) for _ in range(3 * options["processors"])]
+        waiting = [executor.spawn(forever) for _ in range(3 * options["loops"])]
         for thread in waiting:
             in_state(thread, UserThreadState.WAITING)
         fn: Any = (lambda: None) if kind == "function" else forever_not
-        for other in [executor.spawn(fn) for _ in range(4 * options["processors"])]:
+        for other in [executor.spawn(fn) for _ in range(4 * options["loops"])]:
             other.result(PATIENCE)
         assert computing.state is not UserThreadState.DONE  # whatever a busy machine makes it look like
         assert executor.stats().moved >= 1
@@ -220,10 +220,10 @@ async def forever_not() -> None:
 def test_one_that_has_not_started_leaves_a_loop_without_spares(options: dict[str, Any]) -> None:
     """Every LWP that a loop may have is blocked in it; what is placed there goes elsewhere."""
     with gate() as closed, executing(**options, max_lwps=2) as executor:
-        blocked = [executor.spawn(closed.enter) for _ in range(2 * options["processors"] - 1)]
+        blocked = [executor.spawn(closed.enter) for _ in range(2 * options["loops"] - 1)]
         closed.reached(len(blocked))
         # One LWP is left, in one of the loops.
-        others = [executor.spawn(len, "abc") for _ in range(4 * options["processors"])]
+        others = [executor.spawn(len, "abc") for _ in range(4 * options["loops"])]
         for other in others:
             assert other.result(PATIENCE) == 3
         closed.open()
@@ -265,7 +265,7 @@ def test_a_loop_that_gets_idle_later_takes_what_waits() -> None:
 @several_moving
 def test_one_that_is_cancelled_in_the_queue_is_not_moved(options: dict[str, Any]) -> None:
     called: list[int] = []
-    busy = [Busy() for _ in range(options["processors"])]
+    busy = [Busy() for _ in range(options["loops"])]
     with executing(**options) as executor:
         for step in busy:
             executor.spawn(step)
@@ -283,7 +283,7 @@ def test_one_that_is_cancelled_in_the_queue_is_not_moved(options: dict[str, Any]
 
 @every_moving
 def test_ten_thousand_that_are_ready_all_come_on(options: dict[str, Any]) -> None:
-    count = 10_000 if options.get("processors", 1) == 1 else 1_000  # busy loops fight for the GIL
+    count = 10_000 if options.get("loops", 1) == 1 else 1_000  # busy loops fight for the GIL
     steps = collections.Counter[int]()
     enough = False
 

@@ -62,7 +62,7 @@ def test_the_states_of_a_user_thread(options: dict[str, Any]) -> None:
         assert "threading" in thread.site.file
         assert thread.lwp in {each.name for each in threading.enumerate()}
         (info,) = executor.threads()
-        assert (info.name, info.state, info.scope) == ("life", UserThreadState.BLOCKED, "process")
+        assert (info.name, info.state, info.bound) == ("life", UserThreadState.BLOCKED, False)
         assert info.loop in executor.stats().loops
         assert info.lwp == thread.lwp
         assert info.site == thread.site
@@ -142,14 +142,14 @@ def test_so_many_have_an_lwp_at_a_time_in_the_model_1_to_1() -> None:
         assert [thread.result(PATIENCE) for thread in threads if not thread.cancelled()] == [0, 1, 2, 4]
 
 
-@pytest.mark.parametrize("scope", ["1:1", "system"])
-def test_who_end_at_once_start_who_come_after_them(scope: str) -> None:
+@pytest.mark.parametrize("how", ["1:1", "bound"])
+def test_who_end_at_once_start_who_come_after_them(how: str) -> None:
     """Each that ends starts another, and waits for those that have ended: not for one that waits for it."""
     barrier = threading.Barrier(3)
     for _ in range(10):
-        options: dict[str, Any] = {"model": "1:1", "processors": 3} if scope == "1:1" else {"max_lwps": 3}
+        options: dict[str, Any] = {"model": "1:1", "loops": 3} if how == "1:1" else {"max_lwps": 3}
         with executing(**options) as executor:
-            spawn = functools.partial(executor.spawn, **({} if scope == "1:1" else {"scope": scope}))
+            spawn = functools.partial(executor.spawn, **({} if how == "1:1" else {"bound": True}))
             threads = [spawn(barrier.wait, PATIENCE) for _ in range(15)]
             assert sorted(thread.result(PATIENCE) for thread in threads) == sorted([0, 1, 2] * 5)
 
@@ -185,7 +185,7 @@ def test_a_bound_one_takes_every_step_on_one_lwp_that_nobody_else_uses(options: 
         return seen
 
     with executing(**options) as executor:
-        bound = [executor.spawn(steps, number, scope="system") for number in range(3)]
+        bound = [executor.spawn(steps, number, bound=True) for number in range(3)]
         free = [executor.spawn(_thread.get_ident) for _ in range(20)]
         seen = [thread.result(PATIENCE) for thread in bound]
         assert all(len(idents) == 1 for idents in seen)
@@ -207,7 +207,7 @@ def test_a_bound_one_may_keep_what_belongs_to_a_thread(options: dict[str, Any]) 
             connection.close()
 
     with executing(**options) as executor:
-        threads = [executor.spawn(uses_sqlite, scope="system") for _ in range(4)]
+        threads = [executor.spawn(uses_sqlite, bound=True) for _ in range(4)]
         assert [thread.result(PATIENCE) for thread in threads] == [[(1,)]] * 4
 
 
@@ -218,10 +218,10 @@ def test_a_bound_one_that_blocks_holds_up_nobody(options: dict[str, Any]) -> Non
         return str(closed.enter("released"))
 
     with gate() as closed, executing(**options) as executor:
-        bound = executor.spawn(released_by_others, scope="system", name="bound")
+        bound = executor.spawn(released_by_others, bound=True, name="bound")
         closed.reached()
         (info,) = executor.threads()
-        assert info.scope == "system"
+        assert info.bound
         assert info.loop == bound.lwp
         executor.submit(closed.open).result(PATIENCE)
         assert bound.result(PATIENCE) == "released"
@@ -231,7 +231,7 @@ def test_a_bound_one_that_blocks_holds_up_nobody(options: dict[str, Any]) -> Non
 def test_a_bound_one_is_cancelled(options: dict[str, Any]) -> None:
     with executing(**options) as executor:
         started = threading.Event()
-        bound = executor.spawn(forever, started, scope="system")
+        bound = executor.spawn(forever, started, bound=True)
         assert started.wait(PATIENCE)
         assert bound.cancel()
         with pytest.raises(concurrent.futures.CancelledError):
@@ -241,8 +241,8 @@ def test_a_bound_one_is_cancelled(options: dict[str, Any]) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("scope", ["process", "system"])
-def test_a_loop_that_is_told_to_stop_goes_on(options: dict[str, Any], scope: Any) -> None:
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_loop_that_is_told_to_stop_goes_on(options: dict[str, Any], bound: bool) -> None:
     """It is the executor's, and other user threads need it."""
 
     async def stops() -> str:
@@ -251,4 +251,4 @@ def test_a_loop_that_is_told_to_stop_goes_on(options: dict[str, Any], scope: Any
         return "went on"
 
     with executing(**options) as executor:
-        assert executor.spawn(stops, scope=scope).result(PATIENCE) == "went on"
+        assert executor.spawn(stops, bound=bound).result(PATIENCE) == "went on"

@@ -19,7 +19,7 @@ from steps import declared, discovered, explicit
 
 import hybridexec
 from hybridexec import Detection, Upcall, UpcallKind
-from hybridexec.lwp import LWP
+from hybridexec.protocol.lwp import LWP
 
 
 class Releases(Recorder):

@@ -189,7 +189,7 @@ def test_a_step_behind_a_finalizer_waits_for_its_context() -> None:
             ran.append("first")
 
         def wait() -> None:
-            if loop._deferred:  # the second one has had its turn
+            if loop._carrying.deferred:  # the second one has had its turn
                 locks[1].release()
             else:
                 loop.call_soon(wait)

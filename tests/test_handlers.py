@@ -8,6 +8,8 @@ from __future__ import annotations
 import pytest
 from test_signals import play
 
+pytestmark = [pytest.mark.differs_by_engine, pytest.mark.differs_by_version]
+
 SETTING = """
     order = []
 
@@ -236,7 +238,7 @@ def test_all_lwps_are_blocked() -> None:
         signal.signal(signal.SIGUSR1, handler)
 
         def strikes(carrying):
-            while not carrying._exhausted:
+            while not carrying.exhausted:
                 time.sleep(0.001)
             interrupt(signal.SIGUSR1)
 
@@ -279,7 +281,7 @@ def test_a_handler_that_blocks_in_a_blocked_step(raises: bool) -> None:
 
             async def releases():
                 interrupt(signal.SIGUSR1)
-                while home_of(asyncio.get_running_loop()).call.outer is None:
+                while home_of(asyncio.get_running_loop()).watch.call.outer is None:
                     await asyncio.sleep(0)
                 second.release()
                 while "handler" not in order:

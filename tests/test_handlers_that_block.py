@@ -282,7 +282,7 @@ def test_it_is_told_of(mode: str) -> None:
         f"""
         class Tells(hybridexec.Instrument):
             def blocked(self, upcall):
-                self.tells(upcall, upcall.detection.value, upcall.user_thread)
+                self.tells(upcall, upcall.detection.value, upcall.task)
                 if {mode!r} != "handoff":
                     block.lock.release()
 
@@ -431,7 +431,7 @@ def test_what_the_poll_has_found_is_out_of_date_when_the_handler_is_over() -> No
                         os.write(writer, b"x")
 
                     await asyncio.sleep(0)
-                    strikes(loop, "select", lambda: home.state.value == "polling")
+                    strikes(loop._poll, "wait", lambda: home.state.value == "polling")
                     threading.Thread(target=write).start()
                     await found.wait()
                     while not at_home():

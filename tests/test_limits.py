@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import environment
 
-from hybridexec import limits
+from hybridexec.platform import limits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what the system tells is read from /proc")
 
@@ -27,7 +27,7 @@ def run_limited(source: str, *options: str) -> str:
 def test_descriptors_are_counted_and_limited() -> None:
     source = """if True:
         import os
-        from hybridexec import limits
+        from hybridexec.platform import limits
         before = limits.descriptors()
         kept = [os.pipe() for _ in range(3)]
         after = limits.descriptors()
@@ -41,7 +41,7 @@ def test_descriptors_are_counted_and_limited() -> None:
 def test_an_address_space_is_limited() -> None:
     source = """if True:
         import mmap
-        from hybridexec import limits
+        from hybridexec.platform import limits
         before = limits.address_space()
         kept = mmap.mmap(-1, 64 << 20)
         after = limits.address_space()
@@ -51,7 +51,7 @@ def test_an_address_space_is_limited() -> None:
 
 
 def test_no_limit_is_none() -> None:
-    source = "from hybridexec import limits; print(limits.address_space().most, limits.address_space().left)"
+    source = "from hybridexec.platform import limits; print(limits.address_space().most, limits.address_space().left)"
     assert run_limited(source, "--as=unlimited").split() == ["None", "inf"]
 
 
@@ -75,7 +75,7 @@ def test_threads_of_the_user_are_counted() -> None:
 def test_a_limit_of_processes_holds_for_who_is_not_privileged() -> None:
     source = """if True:
         import os
-        from hybridexec import limits
+        from hybridexec.platform import limits
         privileged = limits.processes().most
         os.setgid(65534)
         os.setuid(54321)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hybridexec import log
-from hybridexec.log import Trouble, told
+from hybridexec.observing import log
+from hybridexec.observing.log import Trouble, told
 
 
 class Proxy:

@@ -20,6 +20,8 @@ from helpers import LIBC, Recorder, fresh, pipe, play, running_loop
 import hybridexec
 from hybridexec import BlockingCallError, CallSite, Detection, Instrument, Upcall, UpcallKind
 
+pytestmark = pytest.mark.differs_by_version
+
 
 def line_of(function: Any, offset: int) -> int:
     """The number of a line of a function."""
@@ -154,7 +156,7 @@ def test_raise_lets_a_region_block() -> None:
 
 
 @pytest.mark.parametrize("mode", ["observe", "raise"])
-def test_only_a_handoff_moves_a_loop(mode: str) -> None:
+def test_only_a_handoff_moves_a_loop(mode: Any) -> None:
     """What would be moved is reported, or raised, wherever it is called from; the loop and its steps stay."""
     idents: set[int] = set()
 
@@ -208,8 +210,8 @@ def test_an_upcall_says_all_there_is_to_say() -> None:
         kind=UpcallKind.BLOCKED,
         time=blocked.time,
         loop=blocked.loop,
-        lwp=threading.main_thread().name,
-        user_thread="blocker",
+        thread=threading.main_thread().name,
+        task="blocker",
         site=CallSite(__file__, line_of(block, 1), block.__qualname__),
         callable="posix.read",
         detection=Detection.DECLARED,
@@ -244,11 +246,11 @@ def test_every_block_that_begins_ends() -> None:
         kinds = [
             upcall.kind
             for upcall in sorted(recorder._upcalls, key=lambda upcall: upcall.time)
-            if upcall.user_thread == str(number)
+            if upcall.task == str(number)
         ]
         assert kinds == [UpcallKind.BLOCKED, UpcallKind.UNBLOCKED] * 5
     started, retired = (
-        [upcall.lwp for upcall in recorder.of(kind)] for kind in (UpcallKind.LWP_STARTED, UpcallKind.LWP_RETIRED)
+        [upcall.thread for upcall in recorder.of(kind)] for kind in (UpcallKind.LWP_STARTED, UpcallKind.LWP_RETIRED)
     )
     assert started
     assert sorted(started) == sorted(retired)

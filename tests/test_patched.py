@@ -10,7 +10,7 @@ from command_line import execute, write
 from helpers import start
 
 import hybridexec
-from hybridexec import patched
+from hybridexec.loop import patched
 
 PATCHES = {
     "gevent": "import gevent.monkey; gevent.monkey.patch_all()",

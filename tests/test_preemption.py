@@ -184,7 +184,7 @@ def test_pinned_code_is_not_interrupted_and_what_follows_is() -> None:
 
 
 @pytest.mark.parametrize("mode", ["observe", "raise"])
-def test_only_a_loop_that_moves_preempts(mode: str) -> None:
+def test_only_a_loop_that_moves_preempts(mode: Any) -> None:
     spin = Spin()
 
     async def main() -> None:

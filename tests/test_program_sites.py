@@ -272,7 +272,7 @@ def test_nothing_is_computed_where_nobody_listens(monkeypatch: pytest.MonkeyPatc
     def refuses(*_: object) -> None:
         pytest.fail("nobody wants to know")
 
-    monkeypatch.setattr("hybridexec.telling.origin", refuses)
+    monkeypatch.setattr("hybridexec.reactions.reporting.origin", refuses)
 
     async def main() -> None:
         with pipe() as (reader, writer):

@@ -1,4 +1,4 @@
-"""The protocol, explored: ``hybridexec/carrying.py`` itself, in many schedules of small scenes.  (docs/protocol.md)"""
+"""The protocol, explored: ``hybridexec/protocol/`` itself, in many schedules of small scenes.  (docs/protocol.md)"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, p
 from instrumented import Mutation, Protocol
 from protocol_scenes import WORK, Loop
 
-from hybridexec.upcalls import UpcallKind
+from hybridexec.observing.upcalls import UpcallKind
 
 Make = Callable[..., Loop]
 Scene = Callable[[Make], None]
@@ -609,43 +609,47 @@ class Sought:
 
 
 MUTATIONS = [
-    Sought(Mutation("a forgotten wake-up", "leave", "self._send(successor)", "pass"), one_blocks_and_another_ends_it),
+    Sought(Mutation("a forgotten wake-up", "leave", "self.send(successor)", "pass"), one_blocks_and_another_ends_it),
     Sought(
-        Mutation("a claim without the lock", "_polled", "with self.mutex:", "if True:"), work_comes_as_a_step_returns
+        Mutation("a claim without the lock", "claim", "with record.mutex:", "if True:"), work_comes_as_a_step_returns
     ),
     Sought(
         Mutation(
-            "a spare that retires too early", "_obtain", "self._unqueue(lwp)\n                        break", "break"
+            "a spare that retires too early", "_obtain", "self.unqueue(lwp)\n                        break", "break"
         ),
         a_spare_retires_when_it_is_woken,
     ),
     Sought(
-        Mutation("a return that nobody hears of", "rejoin", "self._expect(now + RETURN_BOUND)", "pass"),
+        Mutation("a return that nobody hears of", "queue_as_returning", "self.expect(since + RETURN_BOUND)", "pass"),
         two_return_at_once,
     ),
-    Sought(Mutation("a holder that polls and is not poked", "_poked", "_Action.POKE if", "None if"), one_blocks, False),
     Sought(
-        Mutation("a home whose wait begins anew", "_due", "now - self._away_since", "now - home.since"),
+        Mutation("a holder that polls and is not poked", "poke_holder", "Action.BREAK_POLL if", "None if"),
+        one_blocks,
+        False,
+    ),
+    Sought(
+        Mutation("a home whose wait begins anew", "due_lwp", "now - record.away_since", "now - home.since"),
         the_home_polls_while_others_compute,
     ),
     Sought(Mutation("a call that is retaken after its end", "leave", "not still()", "False"), a_marked_call_is_retaken),
-    Sought(Mutation("a wake in flight for ever", "_wait", "if self._waking is lwp:", "if False:"), two_return_at_once),
-    Sought(Mutation("an idle holder that wakes nobody", "_idle", "if self.returning and", "if False and"), one_blocks),
-    Sought(Mutation("a close that wakes nobody", "close", "for lwp in self.parked", "for lwp in ()"), one_blocks),
+    Sought(Mutation("a wake in flight for ever", "wait", "self.arrived(lwp)", "pass"), two_return_at_once),
+    Sought(Mutation("an idle holder that wakes nobody", "_idle", "record.returning and", "False and"), one_blocks),
+    Sought(Mutation("a close that wakes nobody", "close", "for lwp in carrying.parked", "for lwp in ()"), one_blocks),
     Sought(
-        Mutation("a kept step that nobody hears of", "keep", "self._park(lwp)", "lwp.state = LwpState.PARKED"),
+        Mutation("a kept step that nobody hears of", "keep", "self.park(lwp)", "lwp.state = LwpState.PARKED"),
         a_step_is_kept,
     ),
     Sought(
-        Mutation("an excused poller in whose place nobody polls", "excuse", "self._successor() if", "None if"),
+        Mutation("an excused poller in whose place nobody polls", "excuse", "carrying.successor() if", "None if"),
         a_handler_blocks_in_an_idle_loop,
     ),
     Sought(
-        Mutation("an excused home that is still waited for", "excuse", "if self._waking is home:", "if False:"),
+        Mutation("an excused home that is still waited for", "excuse", "carrying.arrived(home)", "pass"),
         a_handler_blocks_as_the_home_waits_with_a_step,
     ),
     Sought(
-        Mutation("a home that comes back and hears nothing", "report_back", "self._face.poke()", "pass"),
+        Mutation("a home that comes back and hears nothing", "report_back", "carrying.host.turns.break_poll()", "pass"),
         a_handler_is_over_as_the_loop_stops,
     ),
     Sought(
@@ -660,8 +664,8 @@ MUTATIONS = [
         Mutation(
             "a home that borrows and still queues",
             "borrow",
-            "self._unqueue(home)\n                    self._take",
-            "self._take",
+            "carrying.unqueue(home)\n                carrying.take",
+            "carrying.take",
         ),
         a_handler_interrupts_a_blocked_home,
     ),

@@ -25,6 +25,8 @@ import hybridexec
 from hybridexec import HybridLoop
 from hybridexec.engines.handles import FdState
 
+pytestmark = pytest.mark.differs_by_engine
+
 BLOCKS = [declared, discovered, explicit]
 
 
@@ -42,19 +44,19 @@ async def until(true: Callable[[], object]) -> None:
 async def rests(loop: HybridLoop) -> None:
     """Polls do not return all the time: twenty timers need some twenty of them, or few more."""
     polls = 0
-    select: Any = loop.select
+    wait: Any = loop._poll.wait
 
     def counted(timeout: float | None) -> Any:
         nonlocal polls
         polls += 1
-        return select(timeout)
+        return wait(timeout)
 
-    loop.select = counted  # type: ignore[method-assign]
+    loop._poll.wait = counted  # type: ignore[method-assign]
     try:
         for _ in range(20):
             await asyncio.sleep(0.002)
     finally:
-        loop.select = select  # type: ignore[method-assign]
+        del loop._poll.wait
     assert polls < 200
 
 

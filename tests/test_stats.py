@@ -132,7 +132,7 @@ def test_blocked_lwps_are_counted_while_they_are_blocked(count: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["handoff", "observe"])
-def test_the_time_that_a_default_loop_would_have_stood_still(mode: str) -> None:
+def test_the_time_that_a_default_loop_would_have_stood_still(mode: Any) -> None:
     """It does not depend on whether the loop has moved, nor does a call inside of a region count twice."""
 
     async def main() -> Stats:

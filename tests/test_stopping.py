@@ -15,6 +15,8 @@ from steps import Step, on_a_spare
 import hybridexec
 from hybridexec import HybridLoop
 
+pytestmark = pytest.mark.differs_by_engine
+
 
 @pytest.fixture
 def loop() -> Iterator[HybridLoop]:

@@ -24,6 +24,8 @@ import hybridexec
 from hybridexec import HybridExecutor, HybridLoop, UserThread
 from hybridexec.following import thread_locals
 
+pytestmark = pytest.mark.differs_by_version
+
 BLOCKS = pytest.mark.parametrize("block", [declared, discovered, explicit])
 
 

@@ -531,7 +531,7 @@ def test_an_lwp_has_one_name_everywhere() -> None:
 
     scene = on_a_spare(look)
     assert scene.moved
-    started = [upcall.lwp for upcall in scene.recorder.of(UpcallKind.LWP_STARTED)]
+    started = [upcall.thread for upcall in scene.recorder.of(UpcallKind.LWP_STARTED)]
     assert len(found) == 3
     assert len(set(found)) == 1
     name = found[0]

@@ -10,6 +10,8 @@ import sys
 import pytest
 from torture import torture
 
+pytestmark = [pytest.mark.differs_by_engine, pytest.mark.differs_by_version]
+
 SEEDS = [
     3722693763,  # uvloop before 0.23 closed a descriptor twice after a cancelled create_connection()
     1,

@@ -23,7 +23,7 @@ from helpers import pipe, run_script
 from steps import elsewhere
 
 import hybridexec
-from hybridexec.detector.calls import own
+from hybridexec.platform.own import own
 
 SETTERS: dict[str, Callable[[Any], None]] = {"trace": sys.settrace, "profile": sys.setprofile}
 GETTERS: dict[str, Callable[[], Any]] = {"trace": sys.gettrace, "profile": sys.getprofile}

@@ -20,7 +20,7 @@ from helpers import fill, holds, pipe, running_loop
 from test_readers import rests, until
 
 import hybridexec
-from hybridexec.carrying import RETURN_BOUND
+from hybridexec.protocol.record import RETURN_BOUND
 
 pytestmark = pytest.mark.engine("selector", reason="uvloop calls protocols from within its poll, where nothing moves")
 

@@ -133,7 +133,7 @@ def test_the_site_of_a_preempted_step() -> None:
     assert upcall.site is not None
     assert (upcall.site.file, upcall.site.function) == (__file__, spins.__qualname__)
     assert (upcall.callable, upcall.detection, upcall.duration) == (None, Detection.PREEMPTED, None)
-    assert (upcall.user_thread, upcall.lwp) == ("spins", threading.main_thread().name)
+    assert (upcall.task, upcall.thread) == ("spins", threading.main_thread().name)
     assert not recorder.of(UpcallKind.BLOCKED)
 
 
@@ -167,10 +167,10 @@ def test_a_block_on_a_spare_names_it() -> None:
 
     hybridexec.run(main(), instruments=[recorder])
     (upcall,) = recorder.of(UpcallKind.BLOCKED, "spare")
-    assert upcall.lwp == names[0]
-    assert upcall.lwp.startswith("hybridexec-lwp-")
+    assert upcall.thread == names[0]
+    assert upcall.thread.startswith("hybridexec-lwp-")
     (over,) = recorder.of(UpcallKind.UNBLOCKED, "spare")
-    assert over.lwp == upcall.lwp
+    assert over.thread == upcall.thread
 
 
 def test_a_callback_is_no_user_thread() -> None:
@@ -187,7 +187,7 @@ def test_a_callback_is_no_user_thread() -> None:
 
     hybridexec.run(main(), instruments=[recorder])
     (upcall, *_) = recorder.of(UpcallKind.BLOCKED)
-    assert upcall.user_thread is None
+    assert upcall.task is None
 
 
 def test_an_eager_task_blocks_under_its_own_name() -> None:
@@ -210,7 +210,7 @@ def test_an_eager_task_blocks_under_its_own_name() -> None:
 
     hybridexec.run(main(), instruments=[recorder])
     (upcall,) = recorder.of(UpcallKind.BLOCKED)
-    assert upcall.user_thread == names[0]
+    assert upcall.task == names[0]
 
 
 def test_two_loops_may_share_an_instrument() -> None:
@@ -239,7 +239,7 @@ def test_two_loops_may_share_an_instrument() -> None:
     finally:
         for fd in (*ours, *theirs):
             os.close(fd)
-    assert {u.lwp for u in recorder.of(UpcallKind.BLOCKED)} >= {threading.main_thread().name, "another home"}
+    assert {u.thread for u in recorder.of(UpcallKind.BLOCKED)} >= {threading.main_thread().name, "another home"}
 
 
 # ---------------------------------------------------------------- the pool's
@@ -284,9 +284,9 @@ def test_the_pool_tells_of_its_lwps() -> None:
     assert kinds.count(UpcallKind.EXHAUSTED) >= 1
     assert kinds.count(UpcallKind.LWP_RETIRED) == kinds.count(UpcallKind.LWP_STARTED)
     for upcall in told:
-        assert (upcall.user_thread, upcall.site, upcall.callable) == (None, None, None)
+        assert (upcall.task, upcall.site, upcall.callable) == (None, None, None)
         assert (upcall.detection, upcall.duration) == (None, None)
-        assert upcall.lwp
+        assert upcall.thread
 
 
 # ---------------------------------------------------------------- instruments

@@ -44,19 +44,19 @@ class Watcher(hybridexec.Instrument):
 
     def blocked(self, upcall: Upcall) -> None:
         """One more is open."""
-        self.shared.surprised(upcall.user_thread, upcall.site.function if upcall.site else "")
+        self.shared.surprised(upcall.task, upcall.site.function if upcall.site else "")
         with self.lock:
             if not BROKEN:
                 self.recent.append(upcall)
-            self.open[upcall.lwp] += 1
+            self.open[upcall.thread] += 1
 
     def unblocked(self, upcall: Upcall) -> None:
         """One less."""
         if upcall.detection is Detection.HELD_GIL:
             return  # noticed afterwards only
         with self.lock:
-            self.open[upcall.lwp] -= 1
-            if self.open[upcall.lwp] < 0:
+            self.open[upcall.thread] -= 1
+            if self.open[upcall.thread] < 0:
                 BROKEN.append(f"the end of a block came before its beginning: {upcall}")
 
 
@@ -113,7 +113,7 @@ def tell() -> None:
         print(f"BROKEN: {what}")
     for recent in RECENT if BROKEN else ():
         for upcall in recent:
-            print(f"  {upcall.user_thread} has blocked in {upcall.callable} at {upcall.site} ({upcall.detection})")
+            print(f"  {upcall.task} has blocked in {upcall.callable} at {upcall.site} ({upcall.detection})")
     sys.stdout.flush()
 
 
@@ -188,17 +188,18 @@ def describe(loop: Any) -> list[str]:
     """What a loop waits for, read without its mutex: who holds that may be the one that hangs."""
     carrying = loop._carrying
     lines = [
-        f"{loop!r}: {carrying.state}, rest={carrying._rest}, mutex={carrying.mutex!r}, "
-        f"due={carrying.due}, mail={carrying._mail}, exhausted={carrying._exhausted}",
-        f"  holder={carrying.holder} last={carrying._last} home={carrying.home} waking={carrying._waking}",
+        f"{loop!r}: {carrying.state}, rest={carrying.unheld}, mutex={carrying.mutex!r}, "
+        f"due={carrying.due}, wanted={carrying.wanted}, exhausted={carrying.exhausted}",
+        f"  holder={carrying.holder} last={carrying.last} home={carrying.home} waking={carrying.waking}",
         f"  pollers={[(lwp, lwp.deadline - loop.time()) for lwp in carrying.pollers]} parked={carrying.parked}",
         f"  returning={list(carrying.returning)} preempted={list(carrying.preempted)}",
         f"  ready={len(loop._ready)} timer in {loop.next_timer() - loop.time():.3f} s, stopping={loop._stopping}",
-        f"  deferred={loop._deferred} bound={loop._affinity.bound}",
+        f"  deferred={loop._carrying.deferred} bound={loop._reactions.affinity.bound}",
     ]
     lines += [
-        f"  {lwp} detached={lwp in carrying.detached} call={lwp.call and lwp.call.site.describe()} trap={lwp.trap} "
-        f"region={lwp.region} kept={lwp.kept} interrupt={lwp.interrupt!r} alert={lwp.alert} handle={lwp.handle!r}"
+        f"  {lwp} detached={lwp in carrying.detached} call={lwp.watch.call and lwp.watch.call.site.describe()} "
+        f"trap={lwp.watch.trap} region={lwp.region} bound={lwp.bound_steps} interrupt={lwp.interrupt!r} "
+        f"slow_exit={lwp.slow_exit} handle={lwp.handle!r}"
         for lwp in sorted(carrying.lwps, key=lambda lwp: lwp.name)
     ]
     lines.append(f"  sampler: {vars(sampler)}")

@@ -21,7 +21,8 @@ from types import TracebackType
 from typing import Any
 
 import hybridexec
-from hybridexec import HybridLoop, current_lwp
+from hybridexec import HybridLoop
+from hybridexec.protocol.lwp import current
 
 LIBC = ctypes.CDLL(None)
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("name")
@@ -126,7 +127,7 @@ class Shared:
 
     def look(self) -> None:
         """Whether the calling step holds the loop."""
-        lwp, holder = current_lwp(), self.loop._carrying.holder
+        lwp, holder = current.get(_thread.get_ident()), self.loop._carrying.holder
         if lwp is None or holder is not lwp or lwp.ident != _thread.get_ident():
             raise Broken(f"{lwp} goes on without the loop: the holder was {holder}")
         if asyncio.get_running_loop() is not self.loop:

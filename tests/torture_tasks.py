@@ -40,7 +40,7 @@ class Slow(asyncio.Protocol):
         if self.inside or not self.missing.startswith(data):
             raise Broken(f"a protocol got {data!r}, inside={self.inside}, missing {self.missing!r}")
         self.inside = True
-        self.worker.block(moves=self.worker.shared.loop.claimable)
+        self.worker.block(moves=self.worker.shared.loop._claimable)
         self.worker.shared.look()
         self.inside = False
         self.missing = self.missing[len(data) :]

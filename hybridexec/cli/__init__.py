@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-EXTRA = ("h11", "rich", "typer")
+from .extra import lacking
 
 
 def main() -> None:
@@ -40,10 +40,3 @@ def main() -> None:
     except WrongEnvironmentError as exc:
         print(f"hybridexec: {exc}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def lacking(exc: ModuleNotFoundError) -> BaseException:
-    """What to raise for a missing module: a message, if the extra would have brought it."""
-    if exc.name not in EXTRA:
-        return exc
-    return SystemExit(f"hybridexec: the command line needs {exc.name}: pip install 'hybridexec[cli]'")

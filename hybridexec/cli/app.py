@@ -14,7 +14,7 @@ import typer
 import hybridexec
 
 from ..config import INSTRUMENTS, PREFIX, Config, check
-from . import lacking
+from .extra import lacking
 
 type Todo = list[Callable[[], None]]
 

@@ -29,10 +29,11 @@ from rich.text import Text
 
 import hybridexec
 
-from .. import limits, patched
 from ..config import PREFIX, Config
 from ..detector import tool
-from ..following import children, connections, rlocks, thread_locals
+from ..following import connections, rlocks, thread_locals
+from ..loop import patched
+from ..platform import children, limits
 from . import table
 
 OLDEST_UVLOOP = (0, 23)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -23,7 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import detector
-from ..loop import HybridLoop
+from ..loop.loop import HybridLoop
+from ..platform.patches import Patch
 from ..runner import settings
 
 _NAMES = ("EventLoop", "ProactorEventLoop", "SelectorEventLoop")
@@ -99,8 +99,7 @@ def _give_up_detector() -> None:
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
-    _undo.append(functools.partial(setattr, owner, name, getattr(owner, name)))
-    setattr(owner, name, value)
+    _undo.append(Patch(owner, name, value).take_off)
 
 
 def stand_in(real: Any) -> Any:

@@ -11,7 +11,8 @@ import functools
 from asyncio import events
 from typing import Any
 
-from ..loop import HybridLoop
+from ..loop.loop import HybridLoop
+from ..platform.patches import Patch
 
 NOTHING_SEEN = "no blocking call was seen (one of less than 1 ms is not counted)"
 
@@ -34,7 +35,8 @@ def watch() -> None:
         if loop is not None:
             _note(loop)
 
-    events._set_running_loop = asyncio._set_running_loop = set_running_loop
+    for owner in (events, asyncio):
+        Patch(owner, "_set_running_loop", set_running_loop)
 
 
 def _note(loop: Any) -> None:

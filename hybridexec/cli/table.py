@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..instruments import Report, ReportRow
 from ..instruments.report import chain
-from ..upcalls import CallSite
+from ..observing.upcalls import CallSite
 from .ran import NOTHING_SEEN
 
 _UNBOUNDED = 10_000  # columns; where nobody looks, no line is broken

@@ -24,11 +24,12 @@ import weakref
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
-from ..clock import monotonic
 from ..following.rlocks import noticed_in_region
-from ..identity import os_ident
-from ..lwp import Bell, Region, current
-from ..upcalls import CallSite, Detection, Origin
+from ..observing.upcalls import CallSite, Detection, Origin
+from ..platform.clock import monotonic
+from ..platform.own import DIRECTORY
+from ..platform.threads import os_ident
+from ..protocol.lwp import Bell, Region, current
 from . import catalogue
 from .catalogue import Binds, Verdict
 from .failing import failed
@@ -38,11 +39,10 @@ _UNPACKS = dis.opmap["CALL_FUNCTION_EX"]
 
 DISABLE = sys.monitoring.DISABLE
 
-_OWN = os.path.dirname(os.path.dirname(__file__)) + os.sep
 _ASYNCIO = os.path.dirname(asyncio.__file__) + os.sep
 _SOURCES = linecache.__file__, tokenize.__file__  # read in the middle of asyncio's code, in debug mode
-_CALLING = os.path.join(_OWN, "executor", "calling.py")  # where a program's callables are called
-_EXCLUDED = _ASYNCIO, _OWN, *_SOURCES
+_CALLING = os.path.join(DIRECTORY, "executor", "calling.py")  # where a program's callables are called
+_EXCLUDED = _ASYNCIO, DIRECTORY, *_SOURCES
 _SELECTORS = selectors.__file__  # the loop itself polls there; a program's own polls there are left to the sampler
 _WAIT = threading.Condition.wait.__code__
 _ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
@@ -88,7 +88,7 @@ class Call:
     """Of a sqlite3 connection: who waits for its end."""
     stays = False
     """Whether the loop stands still meanwhile: nothing more can be done about it."""
-    user_thread: str | None = None
+    task: str | None = None
     in_poll: bool | None = None
     """Whether the engine's poll has called what makes it, once that was told."""
     origin: Origin | None = None
@@ -115,11 +115,6 @@ def excluded(code: CodeType) -> bool:
     return (name.startswith(_EXCLUDED) and name != _CALLING) or (
         code.co_qualname.startswith(_SSL_OBJECT) and name.endswith("ssl.py")
     )
-
-
-def own(code: CodeType) -> bool:
-    """Whether code is this package's own."""
-    return code.co_filename.startswith(_OWN)
 
 
 def site_of(code: CodeType, offset: int) -> Site:
@@ -189,7 +184,7 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         else:
             if entry.binds is not None:
                 if entry.binds is not Binds.ATTRIBUTES:
-                    lwp.carrying.reactions.binds(lwp, entry.binds, argument, site)
+                    lwp.watch.reactions.binds(lwp, entry.binds, argument, site)
                 if entry.binds is Binds.GREENLET:
                     return None
             try:
@@ -207,10 +202,10 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
             if entry.binds is Binds.SQLITE:
                 call.waiting = []
         if verdict is Verdict.COMPUTES:
-            call.stays, call.outer, lwp.call = True, lwp.call, call  # the sampler leaves it alone
+            call.stays, call.outer, lwp.watch.call = True, lwp.watch.call, call  # the sampler leaves it alone
             return None
         call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
-        lwp.carrying.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
+        lwp.watch.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
         return None
     except BaseException as exc:
         return failed(exc)
@@ -238,9 +233,9 @@ def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     try:
         lwp = current.get(os_ident())
         if lwp is not None:
-            call = lwp.call
+            call = lwp.watch.call
             if call is not None and call.code is code and call.site.offset == offset:
-                lwp.carrying.reactions.over(lwp, call, raised=False)
+                lwp.watch.reactions.over(lwp, call, raised=False)
     except BaseException as exc:
         failed(exc)
 
@@ -250,8 +245,8 @@ def on_raise(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     try:
         lwp = current.get(os_ident())
         if lwp is not None:
-            call = lwp.call
+            call = lwp.watch.call
             if call is not None and call.code is code and call.site.offset == offset:
-                lwp.carrying.reactions.over(lwp, call, raised=True)
+                lwp.watch.reactions.over(lwp, call, raised=True)
     except BaseException as exc:
         failed(exc)

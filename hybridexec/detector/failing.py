@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 
-from ..identity import os_ident
-from ..log import say
-from ..lwp import current
+from ..observing.log import say
+from ..platform.threads import os_ident
+from ..protocol.lwp import current
 
 
 def failed(exc: BaseException) -> None:

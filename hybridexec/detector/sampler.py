@@ -22,25 +22,25 @@ import threading
 import weakref
 from logging import ERROR, WARNING
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ..clock import monotonic
-from ..identity import os_thread
-from ..limits import why_no_thread
-from ..log import say
-from ..lwp import IN_POLL, LWP, OVER, Bell, LwpState, started
-from ..machine import is_ready, own_wait, processor_time
-from ..threads import OsThread
-from ..upcalls import Detection
+from ..observing.log import say
+from ..observing.upcalls import Detection
+from ..platform.clock import monotonic
+from ..platform.limits import why_no_thread
+from ..platform.machine import is_ready, own_wait, processor_time
+from ..platform.own import own
+from ..platform.threads import OsThread, os_thread
+from ..protocol import borrowing, order
+from ..protocol.carrying import Carrying
+from ..protocol.handler import Handler
+from ..protocol.lwp import IN_POLL, LWP, STEP_ENDED, Bell, LwpState, has_started
 from . import tool
 from . import trap as traps
-from .calls import Call, Site, excluded, learn, own
+from .calls import Call, Site, excluded, learn
 from .naming import expression, look_up
 from .trap import Trap
-
-if TYPE_CHECKING:
-    from ..carrying import Carrying
-    from ..handling import Handler
+from .watch import Responder
 
 IDLE_TICKS = 10
 """After so many ticks without anything to look at, the sampler sleeps until it is woken."""
@@ -122,11 +122,11 @@ class Sampler:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._loops: dict[Carrying, _Look] = {}
+        self._loops: dict[Responder, _Look] = {}
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
         self._stray: threading.Thread | None = None  # one whose start was interrupted
-        self._refused: float | None = None  # when the system had no thread to give; None if it had
+        self.refused: float | None = None  # when the system had no thread to give; None if it had
         self._tick = 1.0
         self._last_trap = 0.0
         self._waited: float | None = None  # how long the thread had waited for a processor ...
@@ -136,18 +136,18 @@ class Sampler:
         self._failures = 0
         self._next = 1.0  # when to look the next time: sooner than a tick while a step is suspect
 
-    def watch(self, carrying: Carrying, *, again: bool = False) -> None:
+    def watch(self, reactions: Responder, *, again: bool = False) -> None:
         """A loop runs: look at it.  If the system has no thread for that, its loops stay, and the log says why.
 
         Args:
-            carrying: who carries it.
+            reactions: what is done about what is seen.
             again: it may not be looked at, since an exception came up when it should have been.
         """
         with self._lock:
-            if again and carrying.home is None:
+            if again and reactions.carrying.home is None:
                 return  # it does not run any longer
-            if carrying not in self._loops:
-                self._loops[carrying] = _Look()
+            if reactions not in self._loops:
+                self._loops[reactions] = _Look()
                 self._set_tick()
             if self._thread is None:
                 self._start()
@@ -164,18 +164,18 @@ class Sampler:
             self._thread = None
             if "interpreter shutdown" in str(exc):
                 return  # 3.12 has no threads to give from then on: what is left to do is done without the sampler
-            if self._refused is None:
+            if self.refused is None:
                 name = type(exc).__name__
                 text = "loops cannot move, and block as asyncio's do: no thread for the sampler (%s); %s"
                 say(ERROR, text, name, why_no_thread())
-            self._refused = monotonic()
+            self.refused = monotonic()
             return
         except BaseException:  # a signal handler has raised; the thread may run all the same, and ends by itself
             self._thread, self._stray = None, thread
             sleep.bell.ring()
             raise
-        if self._refused is not None:
-            self._refused = None
+        if self.refused is not None:
+            self.refused = None
             say(WARNING, "the system has a thread for the sampler now: loops move")
 
     def _ended(self, thread: threading.Thread) -> None:
@@ -189,19 +189,19 @@ class Sampler:
 
     def absent(self) -> bool:
         """Whether no loop can move, as there is no thread to look at them.  It is asked for again now and then."""
-        if self._refused is None:
+        if self.refused is None:
             return False
         with self._lock:
-            due = self._refused is not None and monotonic() - self._refused >= RETRY
+            due = self.refused is not None and monotonic() - self.refused >= RETRY
             if due and self._loops:
                 self._start()
-            return self._refused is not None
+            return self.refused is not None
 
-    def unwatch(self, carrying: Carrying) -> None:
+    def unwatch(self, reactions: Responder) -> None:
         """A loop does not run any longer.  The thread ends with the last one."""
         thread = None
         with self._lock:
-            self._loops.pop(carrying, None)
+            self._loops.pop(reactions, None)
             if self._loops:
                 self._set_tick()
             else:
@@ -226,8 +226,7 @@ class Sampler:
 
     def _set_tick(self) -> None:
         ticks = []
-        for carrying in self._loops:
-            reactions = carrying.reactions
+        for reactions in self._loops:
             ticks.append(min(reactions.threshold, (reactions.preempt or 60) / 4))
         self._tick = min(ticks)
 
@@ -258,7 +257,7 @@ class Sampler:
             try:
                 # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
                 loops = list(self._loops.items())
-                if not any(_needs_eyes(carrying) for carrying, _ in loops):
+                if not any(_needs_eyes(reactions.carrying) for reactions, _ in loops):
                     sleep.bell.wait(_nap(loops))
             finally:
                 sleep.deep = False
@@ -276,12 +275,12 @@ class Sampler:
             say(logging.ERROR, "somebody has interfered with the detector in sys.monitoring: %s", changed)
         active = False
         self._healthy += 1
-        for carrying, look in loops:
+        for reactions, look in loops:
             try:
-                active = self._look(carrying, look, now, late) or active
+                active = self._look(reactions, look, now, late) or active
             except BaseException as exc:
                 self._failed(exc)
-                carrying.repair()  # it may have failed in the middle of a move
+                reactions.carrying.repair()  # it may have failed in the middle of a move
         if late <= LATE and now - self._weighed > CALM / 2:
             self._weighed, self._waited = now, own_wait()
         if now - self._last_trap > CALM:
@@ -289,16 +288,17 @@ class Sampler:
         self._idle = 0 if active else self._idle + 1
         return True
 
-    def _look(self, carrying: Carrying, look: _Look, now: float, late: float) -> bool:
+    def _look(self, reactions: Responder, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
+        carrying = reactions.carrying
         look.stands = carrying.check(look.stands)
-        carrying.remind()
+        borrowing.remind(carrying)
         handler, summoned = carrying.handler, carrying.summoned
         if handler is not None:
-            self._look_at_handler(carrying, handler, now)
+            self._look_at_handler(reactions, handler, now)
         lwp = _executing(carrying)
         if summoned is not None:
-            self._look_for_handler(carrying, look, lwp, now - summoned, now)
+            self._look_for_handler(reactions, look, lwp, now - summoned, now)
         if lwp is None:
             look.lwp = look.step = None
             if handler is not None or summoned is not None:
@@ -313,33 +313,32 @@ class Sampler:
         step = lwp.handle
         same = lwp is look.lwp and look.step is not None and look.step() is step
         called_back = 0
-        if step is IN_POLL or step is OVER:
+        if step is IN_POLL or step is STEP_ENDED:
             # It stands for many calls; one of these is known by its innermost frame.
-            called_back = id(lwp.frame())
+            called_back = id(lwp.watch.frame())
             same = same and look.frame == called_back
-        cpu = processor_time(lwp.clock)
+        cpu = processor_time(lwp.watch.clock)
         paused = now - look.time - (cpu - look.cpu) if lwp is look.lwp else math.inf  # how long it has not computed
         look.cpu, look.time = cpu, now
         marked = lwp.state is LwpState.MARKED
         if step is IN_POLL and not marked:
             # There is no mark on a call in a poll: the state says that it polls.
-            marked = lwp.call is not None and not lwp.call.stays
+            marked = lwp.watch.call is not None and not lwp.watch.call.stays
         if not same and not marked and late < LATE:
             look.lwp, look.step = lwp, None if step is None else weakref.ref(step)
             look.frame, look.lasti, look.backoff, look.seen = called_back, -1, 0, now
-            if carrying.reactions.preempt is not None:
-                self._next = min(self._tick, max(_slice_left(lwp, carrying.reactions.preempt, now), 0.0))
+            if reactions.preempt is not None:
+                self._next = min(self._tick, max(_slice_left(lwp, reactions.preempt, now), 0.0))
             if carrying.marks != look.marks:
                 look.marks = carrying.marks
                 self._healthy = 0
             return True
         self._healthy = 0
         self._next = self._tick / 2
-        frame = lwp.frame()
+        frame = lwp.watch.frame()
         if step is None or frame is None:
             return True
-        reactions = carrying.reactions
-        call = lwp.call
+        call = lwp.watch.call
         if marked and call is not None and _stands_in(call, frame):
             if now - call.began >= reactions.threshold * 0.9:
                 reactions.overdue(lwp, call, frame)
@@ -353,7 +352,7 @@ class Sampler:
             if busy and traps.may_call(frame.f_code, frame.f_lasti) and self._wanted_gil(late):
                 reactions.held_gil(lwp, _call(frame, Detection.HELD_GIL, now - late), late)
             look.late = place
-        if reactions.preempt is not None and lwp.trap is None and self._preempt(carrying, lwp, step, frame, now):
+        if reactions.preempt is not None and lwp.watch.trap is None and self._preempt(reactions, lwp, step, frame, now):
             return True
         lasti = frame.f_lasti
         if not same or id(frame) != look.frame or lasti != look.lasti:
@@ -362,38 +361,39 @@ class Sampler:
             look.lwp, look.step, look.frame, look.lasti = lwp, weakref.ref(step), id(frame), lasti
         elif look.backoff > 0:
             look.backoff -= 1
-        elif lwp.call is not None and lwp.call.stays and _stands_in(lwp.call, frame):
+        elif lwp.watch.call is not None and lwp.watch.call.stays and _stands_in(lwp.watch.call, frame):
             pass  # declared, and everything is said
-        elif not _in_call(lwp.trap) and not lwp.region and traps.may_call(frame.f_code, lasti):
-            if not self._prove(carrying, lwp, step, frame, lasti, look.seen):
+        elif not _in_call(lwp.watch.trap) and not lwp.region and traps.may_call(frame.f_code, lasti):
+            if not self._prove(reactions, lwp, step, frame, lasti, look.seen):
                 look.backoff = 20
             look.frame = 0
         return True
 
-    def _look_at_handler(self, carrying: Carrying, handler: Handler, now: float) -> None:
+    def _look_at_handler(self, reactions: Responder, handler: Handler, now: float) -> None:
         """Look at a signal handler of the home's."""
-        home = carrying.home
-        frame = None if home is None else home.frame()
+        home = reactions.carrying.home
+        frame = None if home is None else home.watch.frame()
         if home is None or frame is None or not handler.relied or handler.call is not None or own(frame.f_code):
             return
         self._healthy = 0
         since = handler.standing_since(frame, now)
-        if now - since >= carrying.reactions.threshold * 0.9 and traps.may_call(frame.f_code, frame.f_lasti):
-            carrying.reactions.handler_overdue(home, handler, _call(frame, Detection.DISCOVERED, since), frame)
+        if now - since >= reactions.threshold * 0.9 and traps.may_call(frame.f_code, frame.f_lasti):
+            reactions.handler_overdue(home, handler, _call(frame, Detection.DISCOVERED, since), frame)
 
-    def _look_for_handler(self, carrying: Carrying, look: _Look, lwp: LWP | None, waits: float, now: float) -> None:
+    def _look_for_handler(self, reactions: Responder, look: _Look, lwp: LWP | None, waits: float, now: float) -> None:
         """A signal handler waits for the loop: trap the step that keeps it, which is to lend it."""
         self._healthy = 0
+        carrying = reactions.carrying
         before, look.keeps = look.keeps, 0
-        step, frame = (None, None) if lwp is None or lwp is carrying.home else (lwp.handle, lwp.frame())
-        if lwp is None or step is None or step is OVER or frame is None or waits < LENDING:
+        step, frame = (None, None) if lwp is None or lwp is carrying.home else (lwp.handle, lwp.watch.frame())
+        if lwp is None or step is None or step is STEP_ENDED or frame is None or waits < LENDING:
             return
-        if step is IN_POLL or not carrying.reactions.may_preempt(lwp, frame):
+        if step is IN_POLL or not reactions.may_preempt(lwp, frame):
             look.keeps = id(step)
             if waits >= HANDLER_BOUND and before == look.keeps:
-                carrying.give_up()
-        elif lwp.state is LwpState.RUNNING and not _in_call(lwp.trap):
-            trap = lwp.trap
+                borrowing.give_up(carrying)
+        elif lwp.state is LwpState.RUNNING and not _in_call(lwp.watch.trap):
+            trap = lwp.watch.trap
             if trap is None or frame.f_code not in trap.codes:
                 self._last_trap = now
                 traps.arm(Trap(lwp, step, [frame.f_code], None), trap)
@@ -403,30 +403,28 @@ class Sampler:
         before, self._waited = self._waited, own_wait()
         return before is None or self._waited is None or self._waited - before < late / 2
 
-    def _prove(
-        self, carrying: Carrying, lwp: LWP, step: asyncio.Handle, frame: FrameType, lasti: int, seen: float
-    ) -> bool:
+    def _prove(self, reactions: Responder, lwp: LWP, step: Any, frame: FrameType, lasti: int, seen: float) -> bool:
         """Find out whether a step stands in a call, and if so have the loop retaken from it."""
         self._last_trap = monotonic()
-        runner = frame.f_code in carrying.runner_codes
-        if excluded(frame.f_code) and (not runner or step is OVER):
+        runner = frame.f_code in reactions.runner_codes
+        if excluded(frame.f_code) and (not runner or step is STEP_ENDED):
             return False  # between two steps, too, the loop's own code goes on without a look
         call = _call(frame, Detection.DISCOVERED, seen)
         # What comes after a callback in C, called by the loop itself, is the loop's own code, which looks by itself.
-        codes = () if runner else (frame.f_code, *traps.interrupted(frame, carrying.runner_codes))
+        codes = () if runner else (frame.f_code, *traps.interrupted(frame, reactions.runner_codes))
         trap = Trap(lwp, step, codes, call)
-        sliced = lwp.trap  # its time slice may be over, but it stands in a call
+        sliced = lwp.watch.trap  # its time slice may be over, but it stands in a call
         if _in_call(sliced) or not traps.arm(trap, sliced):
             return False
         try:
             proved = self._stays_put(trap, frame, lasti)
             if proved and not runner:
                 learn(frame.f_code, lasti)  # before the loop goes on: the next step may be about to make the same call
-            if not proved or not carrying.reactions.discovered(trap, frame):
+            if not proved or not reactions.discovered(trap, frame):
                 traps.disarm(trap)
                 return False
         except BaseException:
-            if lwp not in carrying.detached:  # else the step is without the loop, and must not pass
+            if lwp not in reactions.carrying.detached:  # else the step is without the loop, and must not pass
                 traps.disarm(trap)  # or nobody would look at this step again
             raise
         self._last_trap = monotonic()
@@ -441,24 +439,23 @@ class Sampler:
         for _ in range(PATIENCE):
             if trap.sprung or not _stands(lwp, step, frame, lasti):
                 return False
-            began, computed = monotonic(), processor_time(lwp.clock)
+            began, computed = monotonic(), processor_time(lwp.watch.clock)
             threading.Event().wait(PROOF)
             on_time = monotonic() - began < 2 * PROOF
-            starved = is_ready(lwp.native) and processor_time(lwp.clock) == computed
+            starved = is_ready(lwp.watch.native) and processor_time(lwp.watch.clock) == computed
             prompt += on_time and not starved
             if prompt >= PROOFS:
                 break
         return not starved and _stands(lwp, step, frame, lasti)
 
-    def _preempt(self, carrying: Carrying, lwp: LWP, step: asyncio.Handle, frame: FrameType, now: float) -> bool:
+    def _preempt(self, reactions: Responder, lwp: LWP, step: asyncio.Handle, frame: FrameType, now: float) -> bool:
         """Trap a step that has used up its time slice.  Returns whether it is on the point of being trapped, or is."""
-        reactions = carrying.reactions
         assert reactions.preempt is not None
         left = _slice_left(lwp, reactions.preempt, now)
         if left > 0:
             self._next = min(self._next, left)
             return False
-        if not reactions.may_preempt(lwp, frame) or not carrying.others(lwp):
+        if not reactions.may_preempt(lwp, frame) or not order.is_wanted_by_others(reactions.carrying, lwp):
             return False
         self._last_trap = now
         return traps.arm(Trap(lwp, step, [frame.f_code], None))
@@ -466,7 +463,7 @@ class Sampler:
 
 def _await_end(*threads: threading.Thread | None) -> None:
     for thread in threads:
-        if thread is not None and started(thread):
+        if thread is not None and has_started(thread):
             thread.join()
 
 
@@ -474,14 +471,14 @@ def _executing(carrying: Carrying) -> LWP | None:
     """Who executes on a loop."""
     lwp = carrying.holder
     if lwp is not None and lwp.handle is IN_POLL:
-        frame = lwp.frame()
+        frame = lwp.watch.frame()
         return None if frame is None or own(frame.f_code) else lwp  # it waits, unless the engine has called it back
     return None if lwp is None or lwp.state is LwpState.POLLING else lwp
 
 
-def _nap(loops: list[tuple[Carrying, _Look]]) -> float:
+def _nap(loops: list[tuple[Responder, _Look]]) -> float:
     """How long to sleep deeply."""
-    if any(lwp is not None and lwp.handle is IN_POLL for lwp in (carrying.holder for carrying, _ in loops)):
+    if any(lwp is not None and lwp.handle is IN_POLL for lwp in (reactions.carrying.holder for reactions, _ in loops)):
         return NAP
     return CALM if traps.watching() else -1
 
@@ -490,10 +487,10 @@ def _needs_eyes(carrying: Carrying) -> bool:
     """Whether there may be something to see at a loop before it is taken the next time."""
     return bool(
         _executing(carrying)
-        or carrying.owes()
+        or order.owes(carrying)
         or carrying.handler
         or carrying.summoned is not None
-        or carrying.expects()
+        or order.is_expected(carrying)
     )
 
 
@@ -516,13 +513,14 @@ def _stands_in(call: Call, frame: FrameType) -> bool:
 def _slice_left(lwp: LWP, preempt: float, now: float) -> float:
     """How much of its time slice a step has left.  Rather early than late: when the sampler wakes, it may take the
     interpreter's switch interval until it comes to run."""
-    return lwp.began + preempt - min(1.5 * sys.getswitchinterval(), preempt / 2) - now
+    began: float = lwp.watch.began
+    return began + preempt - min(1.5 * sys.getswitchinterval(), preempt / 2) - now
 
 
 def _stands(lwp: LWP, step: asyncio.Handle, frame: FrameType, lasti: int) -> bool:
     """Whether the LWP's thread is still where it was.  Called after the trap is armed, it makes the trap safe: the
     thread has not left the trapped frame, and whatever it does next is an event."""
-    return lwp.handle is step and lwp.frame() is frame and frame.f_lasti == lasti
+    return lwp.handle is step and lwp.watch.frame() is frame and frame.f_lasti == lasti
 
 
 def _call(frame: FrameType, detection: Detection, began: float) -> Call:

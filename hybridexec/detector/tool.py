@@ -14,8 +14,8 @@ from types import CodeType
 from typing import Any
 
 from ..errors import DetectorUnavailableError
-from ..identity import os_ident
-from ..lwp import current
+from ..platform.threads import os_ident
+from ..protocol.lwp import current
 
 NAME = "hybridexec"
 

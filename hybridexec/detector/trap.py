@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
-from ..identity import os_ident
-from ..lwp import LWP, LwpState, current
+from ..platform.own import own
+from ..platform.threads import os_ident
+from ..protocol.lwp import LWP, LwpState, current
 from . import tool, yields
-from .calls import Call, own
+from .calls import Call
 from .failing import failed
 
 _E = sys.monitoring.events
@@ -119,14 +120,14 @@ def arm(trap: Trap, over: Trap | None = None) -> bool:
         Whether it is armed; False if the LWP has another one by now.
     """
     with _armory.lock:
-        if trap.lwp.trap is not over:
+        if trap.lwp.watch.trap is not over:
             return False
         if over is not None:
             _take_away(over)
-        trap.lwp.trap = trap
+        trap.lwp.watch.trap = trap
         _armory.armed += 1
         try:
-            trap.lwp.alert = True  # a step that ends without an event (a C callback) looks by itself
+            trap.lwp.slow_exit = True  # a step that ends without an event (a C callback) looks by itself
             if not _armory.escapes:
                 _armory.escapes = True
                 tool.set_events(BASE_EVENTS | _ESCAPES)
@@ -144,13 +145,13 @@ def arm(trap: Trap, over: Trap | None = None) -> bool:
 def disarm(trap: Trap) -> None:
     """Take a trap away, once.  Any thread."""
     with _armory.lock:
-        if trap.lwp.trap is trap:
+        if trap.lwp.watch.trap is trap:
             _take_away(trap)
 
 
 def _take_away(trap: Trap) -> None:
     """The armory's lock is held."""
-    trap.lwp.trap = None
+    trap.lwp.watch.trap = None
     _armory.armed -= 1
     for code in trap.codes:
         _, count = _armory.codes.get(id(code), (code, 0))
@@ -186,10 +187,10 @@ def reset() -> None:
 def _sprung(lwp: LWP | None, code: CodeType) -> None:
     """The thread of an LWP goes on.  A trap lets it be in this package's own code, and in what has interrupted that (a
     finalizer, a signal handler): the protocol may be half way, and what comes next is an event too."""
-    trap = None if lwp is None else lwp.trap
+    trap = None if lwp is None else lwp.watch.trap
     if lwp is None or trap is None or lwp.region or own(code) or lwp.carrying.inside() or _armory.inside():
         return
-    lwp.carrying.reactions.trapped(lwp, trap, code)
+    lwp.watch.reactions.trapped(lwp, trap, code)
 
 
 def on_instruction(code: CodeType, offset: int) -> Any:
@@ -210,10 +211,10 @@ def on_raised(code: CodeType, offset: int, exception: BaseException) -> Any:
         lwp = current.get(os_ident())
         if lwp is None:
             return
-        trap = lwp.trap
+        trap = lwp.watch.trap
         stranded = lwp.state in _AWAY and lwp.handle is not None and not lwp.region and not own(code)
         if stranded and (trap is None or trap.call is None):
-            lwp.carrying.reactions.stranded(lwp)
+            lwp.watch.reactions.stranded(lwp)
         elif trap is not None:
             _sprung(lwp, code)
     except BaseException as exc:

@@ -14,8 +14,8 @@ import sys
 from types import CodeType
 from typing import Any
 
-from ..identity import os_ident
-from ..lwp import current
+from ..platform.threads import os_ident
+from ..protocol.lwp import current
 from .failing import failed
 
 _BEFORE_WITH = dis.opmap.get("BEFORE_WITH", -1)
@@ -31,8 +31,8 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
             return sys.monitoring.DISABLE
         lwp = current.get(os_ident())
         if lwp is not None:
-            lwp.suspended.append(asyncio.current_task(lwp.carrying.reactions.loop))
-            lwp.affine = lwp.alert = True
+            lwp.luggage.suspended.append(asyncio.current_task(lwp.watch.reactions.loop))
+            lwp.luggage.check_bindings = lwp.slow_exit = True
     except BaseException as exc:
         failed(exc)
     return None

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..base import Engine
 from ..config import PREFIX, Config
+from .base import Engine
 from .selector import SelectorEngine  # now: the command line puts stand-ins in the place of what it is derived from
 
 _classes: dict[tuple[type, type], type] = {}

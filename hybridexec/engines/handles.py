@@ -84,8 +84,8 @@ class FdHandle(events.Handle):
         self.state = FdState.IDLE
         self.polled = 0  # the number of the poll that has found it ready, for an engine that may find it twice in one
 
-    def left(self) -> None:
-        """Its callback goes on without the loop."""
+    def leaves(self) -> None:
+        """Its callback continues without the loop."""
         if self.state is FdState.IDLE:
             self.state = FdState.BUSY
 
@@ -96,7 +96,7 @@ class FdHandle(events.Handle):
     def _run(self) -> None:
         # In debug mode; else the loop does this itself.
         if self.state is FdState.TAKEN_OUT:
-            self._loop.put_back(self)
+            self._loop._put_back(self)
         self.state = FdState.IDLE
         super()._run()
 

@@ -16,15 +16,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import selectors
+import weakref
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
-from ..base import Engine
-from ..following.transports import told
-from ..identity import os_ident
-from ..polling import poll_of
+from ..following.conversations import told
+from ..platform.threads import os_ident
+from .base import Engine
+from .epoll import EpollPoll, SelectorPoll, poll_of
 from .handles import FdHandle, FdState, Step, ThreadSafeStep, made_by_caller, number_of
 
 _Base: Any = BaseEventLoop
@@ -38,10 +39,11 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     """``asyncio.SelectorEventLoop``."""
 
     engine_name = "selector"
-    claimable = selectors.DefaultSelector.__name__ in ("EpollSelector", "KqueueSelector")
+    _claimable = selectors.DefaultSelector.__name__ in ("EpollSelector", "KqueueSelector")
 
     if TYPE_CHECKING:
         _selector: Any
+        _poll: EpollPoll | SelectorPoll
 
     # As they are in the base of all loops: nest_asyncio puts others into the class between.
     run_until_complete = _Base.run_until_complete
@@ -51,16 +53,14 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         self._readers: dict[int, FdHandle] = {}
         self._writers: dict[int, FdHandle] = {}
         super().__init__()
-        poll = poll_of(self)
-        self.select = poll.wait  # type: ignore[method-assign]
-        self.dispatch = poll.dispatch  # type: ignore[method-assign]
+        self._poll = poll_of(self)
 
     def close(self) -> None:
         """Close the loop; nothing of its own refers to it any more."""
         super().close()
         self._readers.clear()
         self._writers.clear()
-        del self.select, self.dispatch
+        self._poll.loosen(weakref.proxy(self))
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
@@ -128,17 +128,13 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
             self.call_soon(told, waiter, transport)
         return transport
 
-    def has_input(self) -> bool:
-        """Whether a file descriptor is registered that may have become ready."""
-        return len(self._selector.get_map()) > 1
-
-    def unmake(self) -> None:
+    def _unmake(self) -> None:
         """Its making has failed half way: there is nothing to close later."""
         self._closed = True
         if hasattr(self, "_selector"):
             self._selector.close()
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """The kernel's side of the selector is shared with the parent: nothing may be removed from it here."""
         self._selector.close()
         self._selector = selectors.DefaultSelector()
@@ -222,7 +218,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         elif wanted != key.events:
             self._selector.modify(number, wanted)
 
-    def found_again(self, handle: FdHandle) -> None:
+    def _found_again(self, handle: FdHandle) -> None:
         """A poll has found ready what is on its way already.  The holder."""
         if handle._cancelled:
             self._unwatch(handle.table, handle.number)
@@ -231,7 +227,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
             handle.state = FdState.TAKEN_OUT
             self._tell_selector(handle.number)
 
-    def put_back(self, handle: FdHandle) -> None:
+    def _put_back(self, handle: FdHandle) -> None:
         """Watch for a callback again that was in flight, if it is still registered.  The holder."""
         was, handle.state = handle.state, FdState.IDLE
         if was is FdState.TAKEN_OUT and handle.is_registered():

@@ -1,12 +1,12 @@
-"""LWPs of their own: for bound user threads (``scope="system"``), and for all of them in the model "1:1".
+"""LWPs of their own: for bound user threads (``bound=True``), and for all of them in the model "1:1".
 
 Each such user thread has an OS thread, made for it and ended with it, and, if it is a coroutine, an event loop of
 asyncio's own, which never moves: so every step is taken on that thread, nobody else's is, and a call that blocks holds
 up nobody else.  There are at most so many at a time; who comes when all are taken is READY, and the LWP that ends next
 has its successor started.
 
-The count changes under the executor's lock; threads are started without it (``processor.py`` says why).  A thread that
-has ended, or is about to, is in ``_ended`` until somebody has waited for that.
+The count changes under the executor's lock; threads are started without it (``loop_thread.py`` says why).  A thread
+that has ended, or is about to, is in ``_ended`` until somebody has waited for that.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from ..following.children import Worker
-from ..identity import os_thread
-from ..log import say
+from ..observing.log import say
+from ..platform.children import Worker
+from ..platform.threads import os_thread
 
 if TYPE_CHECKING:
     from .crew import Crew

@@ -1,4 +1,4 @@
-"""The crew of an executor: its processors, its bound LWPs, and the list of its user threads.
+"""The crew of an executor: its loops, its bound LWPs, and the list of its user threads.
 
 The executor that a program holds is only a face of this: so a program that forgets its executor lets it go, though its
 threads know the crew.  The crew's states, changed under ``lock``::
@@ -15,8 +15,8 @@ threads know the crew.  The crew's states, changed under ``lock``::
 * **FORKED**: this process is a child; the threads are in the parent.
 
 The lock is an ``RLock``: a finalizer or a signal handler may submit on a thread that is inside.  Nothing that could
-block, and that the detector sees, happens while it is held (``processor.py`` says why); so whatever has to be done for
-a decision (to start, to wake) is returned by the one who decides, and is done after the lock is released.
+block, and that the detector sees, happens while it is held (``loop_thread.py`` says why); so whatever has to be done
+for a decision (to start, to wake) is returned by the one who decides, and is done after the lock is released.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..clock import monotonic
-from ..log import say
+from ..observing.log import say
+from ..platform.clock import monotonic
 from . import ending
 from .bound import BoundLWPs
+from .loop_thread import LoopThread, LoopThreadState
 from .pending import Places
-from .processor import Processor, ProcessorState
-from .user_thread import Place, Scope, Stage, UserThread
+from .user_thread import Place, Stage, UserThread
 
 FORKED_ADVICE = (
     "this executor belongs to the parent process, and os.fork() has left its threads there: make a new one in the child"
@@ -58,7 +58,7 @@ class Crew:
 
     Args:
         name: what the names of its threads begin with.
-        processors: how many loops its user threads share; 0: each has an LWP of its own.
+        loops: how many loops its user threads share; 0: each has an LWP of its own.
         make_loop: makes a loop.
         bound: how many LWPs there may be that user threads are bound to.
         pending: how many user threads there may be that are not done; None: no end of them.
@@ -69,7 +69,7 @@ class Crew:
         self,
         *,
         name: str,
-        processors: int,
+        loops: int,
         make_loop: Callable[[Crew], asyncio.AbstractEventLoop],
         bound: int,
         pending: int | None,
@@ -77,8 +77,8 @@ class Crew:
     ) -> None:
         self.name = name
         self._initializer = initializer
-        self.processors = [
-            Processor(self, f"{name}-{number}", lambda: make_loop(self)) for number in range(1, processors + 1)
+        self.loop_threads = [
+            LoopThread(self, f"{name}-{number}", lambda: make_loop(self)) for number in range(1, loops + 1)
         ]
         self.bound = BoundLWPs(self, bound)
         self.places = Places(pending)
@@ -101,23 +101,23 @@ class Crew:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         name: str | None = None,
-        scope: Scope = "process",
+        bound: bool = False,
     ) -> UserThread[Any]:
         """Make a user thread and place it.  The caller has taken a place for it, which is given back if this raises."""
-        call_hunters: list[Processor] = []
+        call_hunters: list[LoopThread] = []
         try:
-            user_thread: UserThread[Any] = UserThread(self, next(self._serials), fn, args, kwargs, name, scope)
+            user_thread: UserThread[Any] = UserThread(self, next(self._serials), fn, args, kwargs, name, bound)
             with self.lock:
                 self._check()
                 self.live[user_thread] = None
                 self.submitted += 1
-                if scope == "system" or not self.processors:
+                if bound or not self.loop_threads:
                     then = self.bound.assign(user_thread)
                 else:
-                    processor = self._least_loaded()
-                    then = processor.assign(user_thread)
-                    if len(self.processors) > 1 and processor.is_busy():
-                        call_hunters = self._hunters(processor)
+                    loop_thread = self._least_loaded()
+                    then = loop_thread.assign(user_thread)
+                    if len(self.loop_threads) > 1 and loop_thread.is_busy():
+                        call_hunters = self._hunters(loop_thread)
         except BaseException:
             self.places.give_back()
             raise
@@ -134,12 +134,12 @@ class Crew:
 
     def starts(self, user_thread: UserThread[Any], place: Place) -> bool:
         """A user thread is about to take its first step.  Returns whether it may, in this place."""
-        call_hunters: list[Processor] = []
+        call_hunters: list[LoopThread] = []
         with self.lock:
             if user_thread.stage is not Stage.QUEUED or user_thread.place is not place:
                 return False
             user_thread.stage = Stage.CALLING
-            if isinstance(place, Processor) and place.begins(user_thread) and len(self.processors) > 1:
+            if isinstance(place, LoopThread) and place.begins(user_thread) and len(self.loop_threads) > 1:
                 call_hunters = self._hunters(place)
         for hunter in call_hunters:
             hunter.call_hunter()
@@ -155,10 +155,10 @@ class Crew:
             user_thread.place.left(user_thread)
             ends = self._closes()
         self.places.give_back()
-        for processor in ends:
-            processor.end()
+        for loop_thread in ends:
+            loop_thread.end()
 
-    def move(self, to: Processor) -> tuple[UserThread[Any] | None, bool]:
+    def move(self, to: LoopThread) -> tuple[UserThread[Any] | None, bool]:
         """Move a user thread that has waited too long.  The lock is held.
 
         Returns:
@@ -166,12 +166,12 @@ class Crew:
         """
         now = monotonic()
         waiting = False
-        for processor in self.processors:
-            if processor is to or not processor.queued:
+        for loop_thread in self.loop_threads:
+            if loop_thread is to or not loop_thread.queued:
                 continue
-            if processor.is_late(now):
-                user_thread = next(iter(processor.queued))
-                processor.left(user_thread)
+            if loop_thread.is_late(now):
+                user_thread = next(iter(loop_thread.queued))
+                loop_thread.left(user_thread)
                 to.takes(user_thread, now)
                 self.moved += 1
                 return user_thread, True
@@ -181,17 +181,17 @@ class Crew:
     def exhausted(self, loop: object) -> None:
         """A loop has no spare left: those that wait in its queue shall go elsewhere."""
         with self.lock:
-            processor = next((processor for processor in self.processors if processor._loop is loop), None)
-            call_hunters = [] if processor is None or not processor.queued else self._hunters(processor)
+            loop_thread = next((loop_thread for loop_thread in self.loop_threads if loop_thread._loop is loop), None)
+            call_hunters = [] if loop_thread is None or not loop_thread.queued else self._hunters(loop_thread)
         for hunter in call_hunters:
             hunter.call_hunter()
 
-    def _least_loaded(self) -> Processor:
-        processors = self.processors
-        return processors[0] if len(processors) == 1 else min(processors, key=lambda processor: processor.load)
+    def _least_loaded(self) -> LoopThread:
+        loops = self.loop_threads
+        return loops[0] if len(loops) == 1 else min(loops, key=lambda loop_thread: loop_thread.load)
 
-    def _hunters(self, busy: Processor) -> list[Processor]:
-        return [other for other in self.processors if other is not busy and other.calls_hunter()]
+    def _hunters(self, busy: LoopThread) -> list[LoopThread]:
+        return [other for other in self.loop_threads if other is not busy and other.calls_hunter()]
 
     # ---------------------------------------------------------------- what an LWP does first
 
@@ -249,8 +249,8 @@ class Crew:
         for user_thread in queued:
             if user_thread.stage is Stage.QUEUED:
                 user_thread.cancel()
-        for processor in ends:
-            processor.end()
+        for loop_thread in ends:
+            loop_thread.end()
 
     def join(self) -> None:
         """Wait until every thread has ended, or lives on for the processes that it has started alone.
@@ -262,9 +262,9 @@ class Crew:
             return
         if self.runs_here():
             raise RuntimeError("shutdown(wait=True) in a user thread of the executor would wait for itself")
-        for processor in self.processors:
-            if processor.thread is not None:
-                processor.thread.await_done()
+        for loop_thread in self.loop_threads:
+            if loop_thread.thread is not None:
+                loop_thread.thread.await_done()
         self.bound.join()
 
     def runs_here(self) -> bool:
@@ -274,7 +274,7 @@ class Crew:
 
     def loops(self) -> Iterable[asyncio.AbstractEventLoop]:
         """The loops that user threads share."""
-        return [processor._loop for processor in self.processors if processor._loop is not None]
+        return [loop_thread._loop for loop_thread in self.loop_threads if loop_thread._loop is not None]
 
     def forked(self) -> None:
         """This process is a child, and the threads are in the parent."""
@@ -283,14 +283,14 @@ class Crew:
         for user_thread in live:
             ending.orphan(user_thread.future, concurrent.futures.thread.BrokenThreadPool(FORKED_ADVICE))
 
-    def _closes(self) -> list[Processor]:
+    def _closes(self) -> list[LoopThread]:
         """Whether it is time to end.  The lock is held; returns which loops have to be stopped after it is released."""
         if self.state is not CrewState.CLOSING or self.live:
             return []
         self.state = CrewState.CLOSED
-        started = [processor for processor in self.processors if processor.state is ProcessorState.STARTED]
-        for processor in started:
-            processor.state = ProcessorState.ENDING
+        started = [loop_thread for loop_thread in self.loop_threads if loop_thread.state is LoopThreadState.STARTED]
+        for loop_thread in started:
+            loop_thread.state = LoopThreadState.ENDING
         return started
 
     def _check(self) -> None:

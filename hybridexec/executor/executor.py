@@ -1,6 +1,6 @@
 """HybridExecutor: what a program sees.
 
-What it does is in ``crew.py``, ``processor.py`` and ``user_thread.py``; its models in ``models.py``.
+What it does is in ``crew.py``, ``loop_thread.py`` and ``user_thread.py``; its models in ``models.py``.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
-from .. import patched
-from ..clock import monotonic
-from ..config import Config, _one_of, _whole, check_names, resolve, shown
+from ..config import Config, Options, _one_of, _whole, check_names, resolve, shown
 from ..errors import ExecutorFullError
-from ..loop import HybridLoop
+from ..loop import patched
+from ..loop.loop import HybridLoop
+from ..platform.clock import monotonic
 from .crew import Crew
 from .listing import ExecutorStats, UserThreadInfo, look_at_all
-from .models import MODELS, default_processors, moving_loop, plain_loop
-from .user_thread import SCOPES, Scope, UserThread
+from .models import MODELS, default_loops, moving_loop, plain_loop
+from .user_thread import UserThread
 from .waiting import in_event_loop, outcome, settled
 
-_MOST = 32768  # processors, and bound LWPs
+_MOST = 32768  # loops, and bound LWPs
 
 
 class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
@@ -40,9 +40,9 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
     that is a coroutine is driven, so a coroutine function may be wrapped in anything.
 
     Args:
-        processors: how many loops run at a time (1 to 32768).  None: 1 with a GIL, one per CPU without.  In the model
+        loops: how many loops run at a time (1 to 32768).  None: 1 with a GIL, one per CPU without.  In the model
             "n:1" it can only be 1; in "1:1" it is how many user threads have an LWP at a time (None: ``max_lwps``).
-        model: "m:n": many user threads over ``processors`` loops that move; "1:1": an LWP and a loop for each user
+        model: "m:n": many user threads over ``loops`` loops that move; "1:1": an LWP and a loop for each user
             thread; "n:1": one loop of asyncio's own, which a blocking call freezes.  The names are those of the
             literature on thread libraries.
         config: how its loops behave; by default what the environment says (:meth:`Config.from_env`).
@@ -66,7 +66,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
 
     def __init__(
         self,
-        processors: int | None = None,
+        loops: int | None = None,
         *,
         model: Literal["m:n", "1:1", "n:1"] = "m:n",
         config: Config | None = None,
@@ -74,11 +74,11 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         max_pending: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
         _one_of("model", model, MODELS)
-        if processors is not None:
-            _whole("processors", processors, 1, 1 if model == "n:1" else _MOST, none=True)
+        if loops is not None:
+            _whole("loops", loops, 1, 1 if model == "n:1" else _MOST, none=True)
         if not isinstance(name, str):
             raise TypeError(f"name={shown(name)}: allowed is a string")
         if not name:
@@ -89,16 +89,16 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
             raise TypeError(f"initializer={shown(initializer)}: allowed are None and a callable")
         if not isinstance(initargs, tuple):
             raise TypeError(f"initargs={shown(initargs)}: allowed is a tuple")
-        check_names(options, "processors", "model", "config", "name", "max_pending", "initializer", "initargs")
+        check_names(options, "loops", "model", "config", "name", "max_pending", "initializer", "initargs")
         settings = resolve(config, options)
         patched.check()
-        bound = processors if model == "1:1" and processors is not None else settings.max_lwps
-        shared = {"m:n": processors or default_processors(), "n:1": 1, "1:1": 0}[model]
+        bound = loops if model == "1:1" and loops is not None else settings.max_lwps
+        shared = {"m:n": loops or default_loops(), "n:1": 1, "1:1": 0}[model]
         most = bound if model == "1:1" else 1 if model == "n:1" else shared * settings.max_lwps
         super().__init__(most, thread_name_prefix=name, initializer=initializer, initargs=initargs)
         self._crew = Crew(
             name=name,
-            processors=shared,
+            loops=shared,
             make_loop=functools.partial(moving_loop, settings) if model == "m:n" else plain_loop,
             bound=bound,
             pending=max_pending,
@@ -222,13 +222,13 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         /,
         *args: Any,
         name: str | None = None,
-        scope: Scope = "process",
+        bound: bool = False,
         **kwargs: Any,
     ) -> UserThread[T]: ...
 
     @overload
     def spawn[**P, T](
-        self, fn: Callable[P, T], /, *args: Any, name: str | None = None, scope: Scope = "process", **kwargs: Any
+        self, fn: Callable[P, T], /, *args: Any, name: str | None = None, bound: bool = False, **kwargs: Any
     ) -> UserThread[T]: ...
 
     def spawn(
@@ -237,7 +237,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         /,
         *args: Any,
         name: str | None = None,
-        scope: Scope = "process",
+        bound: bool = False,
         **kwargs: Any,
     ) -> UserThread[Any]:
         """Schedule a call, and get a handle of the user thread.
@@ -246,23 +246,23 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
             fn: a coroutine function or any other callable.
             *args: its arguments.
             name: the user thread's name; None: ``user-thread-N``.
-            scope: "process": it shares a loop with others; "system": it has an LWP, and a loop, of its own: every step
-                runs on one OS thread, and nobody else's does.  For what C code ties to a thread (a GUI,
-                OpenGL).  There is no detector on it.  (The words are POSIX': the *contention scope* of a thread.)
+            bound: False: it shares a loop with others; True: it has an LWP, and a loop, of its own: every step runs on
+                one OS thread, and nobody else's does.  For what C code ties to a thread (a GUI, OpenGL).  There is no
+                detector on it.  (POSIX calls the two a thread's *contention scope*, process and system.)
             **kwargs: its keyword arguments.
 
         Returns:
             The handle.
 
         Raises:
-            ValueError: ``scope`` is neither.
             TypeError: ``fn`` is not callable, or another argument has a wrong type.
             Exception: as :meth:`submit`.
         """
-        _one_of("scope", scope, SCOPES)
+        if not isinstance(bound, bool):
+            raise TypeError(f"bound={shown(bound)}: allowed are True and False")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name={shown(name)}: allowed are None and a string")
-        return self._launch(fn, args, kwargs, name, scope)
+        return self._launch(fn, args, kwargs, name, bound)
 
     @overload
     async def run[**P, T](self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
@@ -331,16 +331,16 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         """A snapshot of what the executor has done."""
         crew = self._crew
         loops = {}
-        for processor in crew.processors:
-            loop = processor._loop
+        for loop_thread in crew.loop_threads:
+            loop = loop_thread._loop
             if isinstance(loop, HybridLoop):
-                loops[processor.name] = loop.stats()
+                loops[loop_thread.name] = loop.stats()
         with crew.lock:
-            plain = sum(processor.plain_loop is not None for processor in crew.processors)
+            plain = sum(loop_thread.plain_loop is not None for loop_thread in crew.loop_threads)
             return ExecutorStats(
                 submitted=crew.submitted,
                 done=crew.submitted - len(crew.live),
-                queued=sum(len(processor.queued) for processor in crew.processors) + crew.bound.waiting(),
+                queued=sum(len(loop_thread.queued) for loop_thread in crew.loop_threads) + crew.bound.waiting(),
                 moved=crew.moved,
                 loops=loops,
                 lwps=sum(stats.lwps_alive for stats in loops.values()) + plain + len(crew.bound),
@@ -352,7 +352,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         name: str | None = None,
-        scope: Scope = "process",
+        bound: bool = False,
     ) -> UserThread[Any]:
         _check_callable(fn)
         places = self._crew.places
@@ -363,7 +363,7 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
                     "block the event loop: use `await executor.run()`, which waits"
                 )
             places.ask().result()
-        return self._crew.launch(fn, args, kwargs, name, scope)
+        return self._crew.launch(fn, args, kwargs, name, bound)
 
 
 def _check_callable(fn: object) -> None:

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..loop import HybridLoop
-from ..lwp import LWP, LwpState
-from ..stats import Stats
-from ..tasks import TASKS
-from ..upcalls import CallSite
+from ..following.tasks import TASKS
+from ..loop.loop import HybridLoop
+from ..observing.stats import Stats
+from ..observing.upcalls import CallSite
+from ..protocol.lwp import LWP, LwpState
 from .states import UserThreadState
 
 if TYPE_CHECKING:
-    from .user_thread import Scope, UserThread
+    from .user_thread import UserThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class UserThreadInfo:
     Attributes:
         name: the name of the user thread.
         state: what it does.
-        scope: "process", or "system" if it is bound to an LWP of its own.
+        bound: whether it has an LWP of its own.
         loop: the name of the loop that it belongs to, which is the one of the loop's home thread.
         lwp: the name of the OS thread that runs its step; None if none does.
         site: the call that it is blocked in; None if it is not.
@@ -38,7 +38,7 @@ class UserThreadInfo:
 
     name: str
     state: UserThreadState
-    scope: Scope
+    bound: bool
     loop: str
     lwp: str | None
     site: CallSite | None
@@ -46,8 +46,8 @@ class UserThreadInfo:
 
     def __str__(self) -> str:
         where = f" at {self.site}" if self.site is not None else ""
-        lwp = self.lwp or "-"
-        return f"{self.name:<24} {self.state.value:<8} {self.scope:<8} {self.loop:<20} {lwp:<20} {self.age:8.3f}{where}"
+        lwp, bound = self.lwp or "-", "bound" if self.bound else ""
+        return f"{self.name:<24} {self.state.value:<8} {bound:<8} {self.loop:<20} {lwp:<20} {self.age:8.3f}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def look_at_all(user_threads: Iterable[UserThread[Any]], loops: Iterable[asyncio
             UserThreadInfo(
                 user_thread.name,
                 step.state,
-                user_thread.scope,
+                user_thread.bound,
                 user_thread.place.name,
                 step.lwp,
                 step.site,
@@ -167,7 +167,7 @@ def owner_of(lwp: LWP) -> object:
 
 def _step(lwp: LWP) -> Step:
     state = _STATES.get(lwp.state, UserThreadState.READY)
-    trap = lwp.trap
-    call = lwp.call or (trap.call if trap is not None else None)
+    trap = lwp.watch.trap
+    call = lwp.watch.call or (trap.call if trap is not None else None)
     blocked = state is UserThreadState.BLOCKED and call is not None
     return Step(state, lwp.name, call.site.describe() if blocked and call is not None else None)

@@ -8,14 +8,14 @@ import os
 import sys
 
 from ..config import Config
+from ..observing.upcalls import Instrument, Upcall
 from ..runner import new_event_loop
-from ..upcalls import Instrument, Upcall
 from .crew import Crew
 
 MODELS = ("m:n", "1:1", "n:1")
 
 
-def default_processors() -> int:
+def default_loops() -> int:
     """How many loops an executor has by default: with a GIL one can use it as well as many."""
     if getattr(sys, "_is_gil_enabled", lambda: True)():
         return 1
@@ -24,10 +24,10 @@ def default_processors() -> int:
 
 def moving_loop(config: Config, crew: Crew) -> asyncio.AbstractEventLoop:
     """A loop of "m:n", which moves, and tells the crew when it has no spare left."""
-    if len(crew.processors) > 1:
+    if len(crew.loop_threads) > 1:
         config = dataclasses.replace(config, instruments=(*config.instruments, _Exhaustion(crew)))
     loop = new_event_loop(config)
-    loop._carrying._pool.initialize = crew.initialize
+    loop._carrying.pool.initialize = crew.initialize
     return loop
 
 

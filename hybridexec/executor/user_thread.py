@@ -35,10 +35,10 @@ import contextvars
 import enum
 from collections.abc import Callable, Coroutine, Generator
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..clock import monotonic
-from ..upcalls import CallSite
+from ..observing.upcalls import CallSite
+from ..platform.clock import monotonic
 from . import listing
 from .calling import call, unwrapped
 from .future import UserThreadFuture
@@ -47,10 +47,6 @@ from .waiting import outcome, settled
 
 if TYPE_CHECKING:
     from .crew import Crew
-
-type Scope = Literal["process", "system"]
-
-SCOPES = ("process", "system")
 
 
 class Stage(enum.Enum):
@@ -117,10 +113,10 @@ class UserThread[T]:
         "_kwargs",
         "_name",
         "_serial",
+        "bound",
         "context",
         "future",
         "place",
-        "scope",
         "stage",
         "user_task",
     )
@@ -133,14 +129,14 @@ class UserThread[T]:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         name: str | None,
-        scope: Scope,
+        bound: bool,
     ) -> None:
         self._crew = crew
         self._serial = serial
         self._fn, self._args, self._kwargs = fn, args, kwargs
         self._name = name
         self._born = monotonic()
-        self.scope: Scope = scope
+        self.bound = bound
         self.context = contextvars.copy_context()
         self.future = UserThreadFuture(self)
         self.stage = Stage.QUEUED

@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from ..lwp import LWP
+    from ..protocol.lwp import LWP
 
 
 class Values(NamedTuple):
@@ -34,25 +34,25 @@ class Attributes:
     """Those of one loop.  Only its holder changes them."""
 
     def __init__(self) -> None:
-        self._values: Values | None = None
+        self.values: Values | None = None
 
     def changed(self, lwp: LWP) -> None:
         """A step has asked for something, on the calling thread."""
-        known = self._values
+        known = self.values
         depth = None if known is None else known.depth
-        if lwp.tracking is None:
+        if lwp.luggage.tracking is None:
             depth = sys.get_coroutine_origin_tracking_depth()
-        self._values = lwp.attributes = _own(depth)
+        self.values = lwp.luggage.attributes = _own(depth)
 
     def taken(self, lwp: LWP) -> OSError | None:
         """The calling thread, an LWP, holds the loop.  Returns what the system says if it refuses: what was allowed
         elsewhere may not be here, if the program has lost a privilege since."""
-        wanted = self._values
-        if lwp.attributes is wanted or wanted is None:
+        wanted = self.values
+        if lwp.luggage.attributes is wanted or wanted is None:
             return None
-        lwp.attributes = wanted
+        lwp.luggage.attributes = wanted
         try:
-            if wanted.depth is not None and lwp.tracking is None:
+            if wanted.depth is not None and lwp.luggage.tracking is None:
                 sys.set_coroutine_origin_tracking_depth(wanted.depth)
             mine = _own(None)
             if wanted.mask is not None and wanted.mask != mine.mask:

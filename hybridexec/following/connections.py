@@ -25,9 +25,9 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from .. import memory
-from ..identity import os_ident
-from ..lwp import LWP, Bell
+from ..platform import memory
+from ..platform.threads import os_ident
+from ..protocol.lwp import LWP, Bell
 
 _INT = ctypes.sizeof(ctypes.c_int)
 _WORD = ctypes.sizeof(ctypes.c_void_p)
@@ -117,7 +117,7 @@ def in_use(lwps: Iterable[LWP], connection: sqlite3.Connection) -> Bell | None:
     The loop's mutex is held.
     """
     for lwp in lwps:
-        call = lwp.call
+        call = lwp.watch.call
         while call is not None:
             if call.waiting is not None and of(call.argument) is connection:
                 call.waiting.append(bell := Bell())

@@ -1,7 +1,8 @@
 """Following: what belongs to the loop, and goes with it from thread to thread.
 
-The protocol tells what becomes of the loop (``face.py``), and each of the parts does its own about it; this file has
-their order, and what is too small for a file: the current task, the running loop, the hooks of async generators.
+The protocol says when an LWP gives the loop up (``detach``) and when one holds it (``attach``); each of the parts does
+its own about it.  This file has their order, and what is too small for a file: the current task, the running loop, the
+hooks of async generators.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import asyncio
 import sys
 import weakref
 from asyncio import constants, events
+from collections.abc import Callable
 from logging import ERROR
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .. import detector
-from ..identity import get_ident
-from ..log import Trouble, say
-from ..lwp import LWP, Region
-from . import children, rlocks, thread_locals
-from .marks import Marks
+from ..observing.log import Trouble, say
+from ..platform import children
+from ..platform.threads import os_ident
+from ..protocol.carrying import Carrying
+from ..protocol.lwp import LWP, Region
+from . import rlocks, thread_locals
+from .attributes import Attributes
+from .connections import Connections
+from .conversations import Conversations
+from .identity import get_ident
+from .marks import SNIFFIO, Marks
+from .tasks import TASKS
 from .tracers import Tracers
-from .transports import Conversations
-
-if TYPE_CHECKING:
-    from ..base import Engine
-    from ..carrying import Carrying
-    from ..reactions import Reactions
 
 # Before 3.14 the current task is a property of the loop, so a step that leaves takes it along; since 3.14 it is one of
 # the thread, and stays with it, but for asyncio's tasks in Python.
@@ -35,12 +37,16 @@ _refusals = Trouble("other LWPs could not have their loop's affinity and priorit
 
 
 class Following:
-    """What follows one loop.
+    """What follows one loop.  The protocol's ``Luggage``.
 
     Args:
         loop: the loop.
         carrying: who carries it.
-        reactions: what it does about blocks; they see the calls that change something here.
+        attributes: what its steps have asked the system for.
+        connections: the sqlite3 connections of its steps.
+        locks: the RLocks that are the loop's.
+        look: wakes the sampler.
+        watch: has the sampler look at the loop, if it does not.
 
     Attributes:
         conversations: whose steps wait for one that blocks.
@@ -49,85 +55,106 @@ class Following:
         values: the home's thread-locals; None where they cannot be shared.
     """
 
-    def __init__(self, loop: Engine, carrying: Carrying, reactions: Reactions) -> None:
+    def __init__(
+        self,
+        loop: Any,
+        carrying: Carrying,
+        attributes: Attributes,
+        connections: Connections,
+        locks: rlocks.RLocks,
+        look: Callable[[], None],
+        watch: Callable[[], None],
+    ) -> None:
         self._loop = loop
         self._carrying = carrying
-        self._attributes = reactions.attributes
-        self._connections = reactions.connections
+        self._attributes = attributes
+        self._connections = connections
+        self._watch = watch
         weak: Any = weakref.proxy(self)
         self.tracers = Tracers(lambda text: weak._loop.call_soon(say, ERROR, text))
         self.conversations = Conversations()
         self._marks = Marks()
-        self.rlocks = reactions.affinity.rlocks
+        self.rlocks = locks
         self.values: thread_locals.Values | None = None
+        self._look = look
 
-    def loosen(self, loop: Engine) -> None:
+    def loosen(self, loop: Any) -> None:
         """The loop is closed: refer to it by this from now on."""
         self._loop = loop
 
-    # ---------------------------------------------------------------- what the protocol asks (face.Face)
+    # ---------------------------------------------------------------- what the protocol asks (host.Luggage)
 
-    def taken(self, lwp: LWP) -> None:
-        """The LWP holds the loop."""
-        self._loop._thread_id = lwp.identity
-        if lwp.wardrobe.worn is not self.values and lwp.handle is None:
+    def detach(self, lwp: LWP, *, with_step: bool) -> None:
+        """The LWP gives up the loop, maybe in a step, which continues without it."""
+        if with_step:
+            leaves = getattr(lwp.handle, "leaves", None)
+            if leaves is not None:  # a callback of a file descriptor is in flight from now on
+                leaves()
+            if not isinstance(getattr(getattr(lwp.handle, "_callback", None), "__self__", None), TASKS):
+                self.conversations.left(lwp)
+            if self.values is not None and SNIFFIO in sys.modules:
+                self._marks.leaver = lwp
+            lwp.luggage.task = _current_tasks.pop(self._loop, None)
+            if thread_locals.IN_DICTIONARY:
+                lwp.luggage.wardrobe.left(self.values)
+            if self.rlocks.held:
+                self.rlocks.follow(rlocks.NOBODY)
+        self.tracers.given(lwp)
+
+    def attach(self, lwp: LWP, *, with_step: bool) -> None:
+        """The LWP holds the loop, maybe in a step that has been without it."""
+        luggage = lwp.luggage
+        self._loop._thread_id = luggage.identity
+        if luggage.wardrobe.worn is not self.values and lwp.handle is None:
             self.dress(lwp)
         if self._marks.leaver is not None and lwp.region is not Region.AWAY:
             self._marks.taken(lwp)
         if self.rlocks.held:
             self.rlocks.follow(lwp.ident)
-            lwp.affine = lwp.alert = True
-        detector.sampler.look()
-
-    def gives(self, lwp: LWP) -> None:
-        """The LWP is about to give the loop up."""
-        self.tracers.given(lwp)
-
-    def follow(self, lwp: LWP) -> None:
-        """The LWP has the loop from another one, or may have."""
-        refused = self._attributes.taken(lwp)
-        if refused is not None and _refusals.is_news(refused.errno):  # said in a step: the mutex is held
-            said = "an LWP cannot have the loop's affinity and priority: %s"
-            self._loop.call_soon(say, ERROR, said, refused.strerror)
-        self.tracers.taken(lwp)
-
-    def left(self, lwp: LWP) -> None:
-        """The LWP's step is without the loop."""
-        self.conversations.left(lwp)
-        if self.values is not None:
-            self._marks.left(lwp)
-        lwp.task = _current_tasks.pop(self._loop, None)
-        if thread_locals.IN_DICTIONARY:
-            lwp.wardrobe.left(self.values)
-        if self.rlocks.held:
-            self.rlocks.follow(rlocks.NOBODY)
+            luggage.check_bindings = lwp.slow_exit = True
+        self._look()
+        if with_step:
+            self.returned(lwp)
+        if lwp.ident == os_ident():  # else a move was not made after all
+            refused = None if luggage.attributes is self._attributes.values else self._attributes.taken(lwp)
+            if refused is not None and _refusals.is_news(refused.errno):  # said in a step: the mutex is held
+                said = "an LWP cannot have the loop's affinity and priority: %s"
+                self._loop.call_soon(say, ERROR, said, refused.strerror)
+            self.tracers.taken(lwp)
 
     def returned(self, lwp: LWP) -> None:
-        """The LWP's step has the loop again."""
-        self.conversations.returned(lwp)
-        if lwp.task is not None:
-            _current_tasks[self._loop] = lwp.task
-            lwp.task = None
+        """The LWP's step has the loop again, or has ended without it."""
+        luggage = lwp.luggage
+        if self.conversations.away:
+            self.conversations.returned(lwp)
+        if luggage.task is not None:
+            _current_tasks[self._loop] = luggage.task
+            luggage.task = None
         if thread_locals.IN_DICTIONARY:
-            lwp.wardrobe.join()
-            lwp.wardrobe.returned(self.values)
+            luggage.wardrobe.join()
+            luggage.wardrobe.returned(self.values)
         if self._marks.leaver is not None:  # a blocking() region has just joined the loop's thread-locals again
             self._marks.taken(lwp)
-        self._marks.returned(lwp)
+        if self._marks.kept:
+            self._marks.returned(lwp)
         # If it drains, the thread that was its home may run another loop.
         if thread_locals.IN_DICTIONARY and self._carrying.home is None:
-            lwp.wardrobe.part()
+            luggage.wardrobe.part()
             events._set_running_loop(self._loop)
+
+    def resumed(self) -> None:
+        """The holder's own poll has ended."""
+        self._look()
 
     def retires(self, lwp: LWP) -> None:
         """The LWP is about to end."""
         self.rlocks.retires(lwp.ident)
-        lwp.children = children.living()
+        lwp.luggage.children = children.living()
 
-    def started(self, lwp: LWP) -> None:
-        """Make the calling thread ready to run the loop's code."""
+    def begin(self, lwp: LWP) -> None:
+        """Prepare the calling thread to run the loop's code."""
         loop = self._loop
-        detector.sampler.watch(self._carrying, again=True)
+        self._watch()
         self._connections.made_by(lwp.ident)
         self.tracers.started(lwp)
         events._set_running_loop(loop)
@@ -140,13 +167,13 @@ class Following:
         values = thread_locals.of_this_thread()
         if values is None or self.values is None or not values.are(self.values):
             self.values = values
-        self._loop._thread_id = home.identity = get_ident()
+        self._loop._thread_id = home.luggage.identity = get_ident()
 
     def dress(self, lwp: LWP) -> None:
         """Give an LWP that is between two steps the home's thread-locals, and its identity, unless it has them."""
-        if lwp is not self._carrying.home and lwp.wardrobe.worn is not self.values:
-            lwp.wardrobe.wear(self.values)
-            self._loop._thread_id = lwp.identity = get_ident()
+        if lwp is not self._carrying.home and lwp.luggage.wardrobe.worn is not self.values:
+            lwp.luggage.wardrobe.wear(self.values)
+            self._loop._thread_id = lwp.luggage.identity = get_ident()
 
     def forget_task(self) -> None:
         """A step that could not take back that its task is the current one is over."""
@@ -155,9 +182,9 @@ class Following:
 
 def track(lwp: LWP, enabled: bool) -> None:
     """Keep or do not keep where coroutines come from: a property of the thread, for debug mode."""
-    if enabled and lwp.tracking is None:
-        lwp.tracking = sys.get_coroutine_origin_tracking_depth()
+    if enabled and lwp.luggage.tracking is None:
+        lwp.luggage.tracking = sys.get_coroutine_origin_tracking_depth()
         sys.set_coroutine_origin_tracking_depth(constants.DEBUG_STACK_DEPTH)
-    elif not enabled and lwp.tracking is not None:
-        sys.set_coroutine_origin_tracking_depth(lwp.tracking)
-        lwp.tracking = None
+    elif not enabled and lwp.luggage.tracking is not None:
+        sys.set_coroutine_origin_tracking_depth(lwp.luggage.tracking)
+        lwp.luggage.tracking = None

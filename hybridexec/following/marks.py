@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from ..lwp import LWP
+from ..protocol.lwp import LWP
 
-_SNIFFIO = "sniffio"
+SNIFFIO = "sniffio"
 _TRIO = "trio._core._run_context"
 
 type _Marks = list[tuple[Any, str, Any]]  # the thread-local, the name, the value
@@ -29,31 +29,29 @@ class Marks:
 
     def __init__(self) -> None:
         self.leaver: LWP | None = None
-        """Whose step has left the loop, and its marks where they are."""
-        self._kept: dict[LWP, _Marks] = {}
-
-    def left(self, lwp: LWP) -> None:
-        """The LWP's step is without the loop."""
-        if hasattr(sys.modules.get(_SNIFFIO), "thread_local"):  # trio imports it
-            self.leaver = lwp
+        """Whose step has left the loop, and its marks where they are; None where sniffio is not imported."""
+        self.kept: dict[LWP, _Marks] = {}
 
     def taken(self, lwp: LWP) -> None:
         """The calling thread, an LWP, has taken the loop since; it has the loop's thread-locals."""
         leaver, self.leaver = self.leaver, None
-        if leaver is None or leaver is lwp or getattr(sys.modules[_SNIFFIO].thread_local, "name", None) is None:
+        module: Any = sys.modules.get(SNIFFIO)
+        if leaver is None or leaver is lwp or not hasattr(module, "thread_local"):  # it is being imported
             return
-        self._kept[leaver] = [(local, name, vars(local).pop(name)) for local, name in _places() if name in vars(local)]
+        if getattr(module.thread_local, "name", None) is None:
+            return
+        self.kept[leaver] = [(local, name, vars(local).pop(name)) for local, name in _places() if name in vars(local)]
 
     def returned(self, lwp: LWP) -> None:
         """The calling thread's step has the loop again."""
-        if self._kept:
-            for local, name, value in self._kept.pop(lwp, ()):
+        if self.kept:
+            for local, name, value in self.kept.pop(lwp, ()):
                 setattr(local, name, value)
 
 
 def _places() -> Iterator[tuple[Any, str]]:
     """Where marks of the calling thread are, if it has any."""
-    yield sys.modules[_SNIFFIO].thread_local, "name"
+    yield sys.modules[SNIFFIO].thread_local, "name"
     context = getattr(sys.modules.get(_TRIO), "GLOBAL_RUN_CONTEXT", None)
     if context is not None:
         yield context, "task"

@@ -41,11 +41,11 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..identity import os_ident
-from ..memory import find
+from ..platform.memory import find
+from ..platform.threads import os_ident
 
 if TYPE_CHECKING:
-    from ..lwp import LWP
+    from ..protocol.lwp import LWP
 
 type Task = asyncio.Task[Any]
 
@@ -102,8 +102,8 @@ class RLocks:
 
     def noticed(self, lwp: LWP, lock: Any, task: Task | None) -> None:
         """A step of a task is about to acquire an RLock."""
-        lwp.owned.append(lock)
-        lwp.affine = lwp.alert = True
+        lwp.luggage.owned.append(lock)
+        lwp.luggage.check_bindings = lwp.slow_exit = True
         if id(lock) in self.held:
             if lock._is_owned():
                 self._enter(lock, task)
@@ -147,8 +147,8 @@ class RLocks:
             lock = reference()
             if lock is not None and task is not None and acquirer is not None and acquirer() is task:
                 self._drop(key)
-                lwp.owned.append(lock)
-                lwp.affine = lwp.alert = True
+                lwp.luggage.owned.append(lock)
+                lwp.luggage.check_bindings = lwp.slow_exit = True
 
     def retires(self, ident: int) -> None:
         """A thread is about to end; its identity may be another's after that."""
@@ -175,8 +175,8 @@ class RLocks:
 def noticed_in_region(lwp: LWP, lock: Any) -> None:
     """A step is about to acquire an RLock, or what it takes for one, in a ``blocking()`` region: without the loop."""
     if isinstance(lock, RLOCK):
-        lwp.owned.append(lock)
-        lwp.affine = lwp.alert = True
+        lwp.luggage.owned.append(lock)
+        lwp.luggage.check_bindings = lwp.slow_exit = True
 
 
 def restored(lwp: LWP, lock: Any) -> None:
@@ -187,10 +187,10 @@ def restored(lwp: LWP, lock: Any) -> None:
 
 def owned(lwp: LWP, task: Task | None) -> list[Any]:
     """What a step that is over still owns of the RLocks that it has acquired, or may have; each once."""
-    noticed = list(lwp.owned)
-    if lwp.suspended:
+    noticed = list(lwp.luggage.owned)
+    if lwp.luggage.suspended:
         # An eager task begins in a step of another's.
-        for each in {task, *lwp.suspended}:
+        for each in {task, *lwp.luggage.suspended}:
             # One that ended in its eager step has no coroutine any more, which 3.12.1 does not stand to be asked for.
             if each is not None and not each.done():
                 noticed.extend(_with_statements(each))

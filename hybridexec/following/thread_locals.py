@@ -27,8 +27,10 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from .. import identity, memory
-from ..log import say
+from ..observing.log import say
+from ..platform import memory
+from ..platform.threads import os_ident
+from . import identity
 
 IN_DICTIONARY = sys.version_info < (3, 13)
 """Whether the values are in the dictionary of the thread's state."""
@@ -88,7 +90,7 @@ class _Words:
 
     def get(self) -> Values:
         """The calling thread's."""
-        _probe.thread = identity.os_ident()  # without any value there would be nothing to refer to
+        _probe.thread = os_ident()  # without any value there would be nothing to refer to
         state = self._state()
         return Values(identity.get_ident(), tuple(memory.thing(state[place]) for place in self._places or ()))
 
@@ -136,7 +138,7 @@ class _Words:
         thread = threading.Thread(target=wear, name="hybridexec-thread-locals", daemon=True)
         thread.start()
         thread.join()
-        return seen == [identity.os_ident(), thread.ident]
+        return seen == [os_ident(), thread.ident]
 
 
 _words = _Words()

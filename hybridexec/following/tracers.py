@@ -32,13 +32,13 @@ from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
-from .. import memory
-from ..detector.calls import own
-from ..identity import os_ident
-from ..lwp import IN_POLL
+from ..platform import memory
+from ..platform.own import own
+from ..platform.threads import os_ident
+from ..protocol.lwp import IN_POLL
 
 if TYPE_CHECKING:
-    from ..lwp import LWP
+    from ..protocol.lwp import LWP
 
 
 _FIELDS = 32
@@ -144,7 +144,7 @@ class Tracers:
     @staticmethod
     def started(lwp: LWP) -> None:
         """The calling thread is an LWP from now on; a new thread has got the hooks at its start."""
-        lwp.hooks = threading.gettrace(), threading.getprofile()
+        lwp.luggage.hooks = threading.gettrace(), threading.getprofile()
 
     def given(self, lwp: LWP) -> None:
         """What an LWP's thread has is the loop's: it is about to be without it, or is the home of a new run.
@@ -160,13 +160,16 @@ class Tracers:
             if there is None:
                 return
             tracer, profiler = there
+        known = lwp.luggage.tracers
+        if tracer is None and profiler is None and known == (None, None):
+            self._tracer = self._profiler = None
+            return
         tracer, profiler = self._fit(tracer), self._fit(profiler)
-        known = lwp.tracers
         if tracer is not known[0] or profiler is not known[1]:
-            lwp.tracers, lwp.hooks = (tracer, profiler), (threading.gettrace(), threading.getprofile())
+            lwp.luggage.tracers, lwp.luggage.hooks = (tracer, profiler), (threading.gettrace(), threading.getprofile())
         self._tracer, self._profiler = tracer, profiler
         if tracer is not None and lwp.ident != os_ident() and _stands_in_tracer(lwp, tracer):
-            self._tracer, lwp.tracers = None, (_BUSY, profiler)
+            self._tracer, lwp.luggage.tracers = None, (_BUSY, profiler)
 
     def covered(self, lwp: LWP) -> None:
         """The steps of a turn are over on an LWP: if it is a spare, a guard covers what they have run under."""
@@ -188,13 +191,13 @@ class Tracers:
             return
         tracer, profiler = self._fit(tracer), self._fit(profiler)
         if lwp.handle is not None:
-            if tracer is not lwp.tracers[0]:
+            if tracer is not lwp.luggage.tracers[0]:
                 self._tracer = tracer
-            if profiler is not lwp.tracers[1]:
+            if profiler is not lwp.luggage.tracers[1]:
                 self._profiler = profiler
-        trace, tracer_hook = _choose(tracer, self._tracer, lwp.hooks[0], threading.gettrace)
-        profile, profiler_hook = _choose(profiler, self._profiler, lwp.hooks[1], threading.getprofile)
-        lwp.hooks = tracer_hook, profiler_hook
+        trace, tracer_hook = _choose(tracer, self._tracer, lwp.luggage.hooks[0], threading.gettrace)
+        profile, profiler_hook = _choose(profiler, self._profiler, lwp.luggage.hooks[1], threading.getprofile)
+        lwp.luggage.hooks = tracer_hook, profiler_hook
         if trace is not tracer or profile is not profiler:
             self._wear(lwp, trace, profile)
 
@@ -255,7 +258,7 @@ def _untrace() -> None:
 
 def _stands_in_tracer(lwp: LWP, tracer: Any) -> bool:
     """Whether the thread of an LWP stands in its tracer, if that is Python code: at the prompt of a debugger."""
-    frame = lwp.frame()
+    frame = lwp.watch.frame()
     codes: set[CodeType | None] = {_code(tracer)}
     running: set[CodeType | None] = set()
     while frame is not None:
@@ -281,9 +284,9 @@ def _somebody_traces() -> bool:
 def _of_other(lwp: LWP) -> tuple[Any, Any] | None:
     """The tracer and the profiler of another thread, which does not run; None if they cannot be told."""
     places = _places()
-    if places is None or not memory.GIL or not lwp.thread_state:
+    if places is None or not memory.GIL or not lwp.watch.thread_state:
         return None
-    fields = memory.words(lwp.thread_state, _FIELDS)
+    fields = memory.words(lwp.watch.thread_state, _FIELDS)
     return memory.thing(fields[places[0]]), memory.thing(fields[places[1]])
 
 

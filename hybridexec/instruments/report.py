@@ -7,8 +7,8 @@ import threading
 import weakref
 from dataclasses import dataclass
 
-from ..clock import monotonic
-from ..upcalls import CallSite, Detection, Instrument, Upcall
+from ..observing.upcalls import CallSite, Detection, Instrument, Upcall
+from ..platform.clock import monotonic
 
 type Group = tuple[CallSite | None, str | None]
 type _Block = tuple[str, CallSite | None, str | None]
@@ -164,4 +164,4 @@ def chain(via: str | None, callable: str | None) -> str:
 
 
 def _block(upcall: Upcall) -> _Block:
-    return upcall.lwp, upcall.site, upcall.callable
+    return upcall.thread, upcall.site, upcall.callable

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..instruments import Report
 from ..instruments.report import Group, chain
-from ..upcalls import Upcall
+from ..observing.upcalls import Upcall
 
 
 @dataclass(slots=True)

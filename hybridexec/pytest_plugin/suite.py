@@ -24,12 +24,12 @@ import pytest
 
 import hybridexec
 
-from .. import reactions
 from ..cli import loops
 from ..config import Config, shown
 from ..detector import calls
 from ..errors import BlockingCallError
-from ..loop import HybridLoop
+from ..loop.loop import HybridLoop
+from ..reactions import reactions
 from .blocks import Blocks, lines
 
 _CHANGEABLE = frozenset({"mode", "threshold", "preempt"})
@@ -65,7 +65,7 @@ class Suite:
         if config.engine == "auto" and real.__module__.partition(".")[0] == "uvloop":
             config = dataclasses.replace(config, engine="uvloop")  # the suite tries both
         loop = HybridLoop(config, instruments=(*config.instruments, self._blocks))
-        loop.when_refused(self._note)
+        loop._when_refused(self._note)
         self._loops.add(loop)
         self._made += 1
         return loop
@@ -134,7 +134,7 @@ class Suite:
         config = self._config(self._options)
         for loop in self._loops:
             if not loop.is_closed() and not loop.is_running():
-                loop.adopt(config)
+                loop._adopt(config)
         try:
             return (yield)
         finally:

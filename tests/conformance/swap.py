@@ -12,7 +12,7 @@ PLAIN_UVLOOP = "plain uvloop"
 """Stands for uvloop's own loop, which our engine of that name is held against."""
 
 
-def install(engine: str) -> None:
+def install(engine: Any) -> None:
     """Replace asyncio's loop: its classes by name, what the policy makes, and so ``new_event_loop``.
 
     It has to be done before a test module is imported: some of them name the class in a class's body.

@@ -77,10 +77,11 @@ def recursion(first: str = "1", last: str = "31", times: str = "1") -> None:
     limit = 300
     raised: set[int] = set()
     places: set[bool] = set()
-    home: Any = None
 
     async def one(room: int, call: Callable[[], object]) -> None:
-        places.add(hybridexec.current_lwp() is home)
+        lwp = hybridexec.current_lwp()
+        assert lwp is not None
+        places.add(lwp.is_home)
         try:
             _deep(limit - _depth() - room, call)
         except RecursionError:
@@ -104,8 +105,6 @@ def recursion(first: str = "1", last: str = "31", times: str = "1") -> None:
         await asyncio.gather(waits(), does())
 
     async def scene(room: int, call: Callable[[], object]) -> None:
-        nonlocal home
-        home = hybridexec.current_lwp()
         right(await blocks(2, 1, 0.002), 2)
         await asyncio.gather(one(room, call), one(room, call), blocks(3, 1, 0.002))
         await away(room, call)

@@ -15,8 +15,8 @@ from typing import Any
 
 import hybridexec
 import hybridexec.engines.uv  # now: another user may not be allowed to read it
-from hybridexec import lwp
-from hybridexec.identity import os_ident
+from hybridexec.platform.threads import os_ident
+from hybridexec.protocol import lwp
 
 from .scene import ENGINE, REFUSALS, blocks, in_child, main, program, relays, right, run_blocks
 

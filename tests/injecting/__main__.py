@@ -31,7 +31,7 @@ hook.install()
 import hybridexec  # noqa: E402
 import hybridexec.engines.selector  # noqa: E402
 import hybridexec.engines.uv  # noqa: E402
-from hybridexec import forking  # noqa: E402
+from hybridexec.loop import forking  # noqa: E402
 
 from .scene import Scene  # noqa: E402
 
@@ -52,7 +52,7 @@ class Trial(NamedTuple):
         error: what is raised.
     """
 
-    engine: str
+    engine: Any
     site: int | None = None
     kind: str = ""
     at: int = 1

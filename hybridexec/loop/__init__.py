@@ -1,0 +1,1 @@
+"""Loop: asyncio's side of an event loop that moves."""

@@ -1,0 +1,1 @@
+"""Observing: what is told of a loop: upcalls, figures, the log."""

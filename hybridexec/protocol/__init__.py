@@ -1,0 +1,1 @@
+"""Protocol: which thread carries a loop.  Knows nothing of asyncio."""

@@ -1,0 +1,1 @@
+"""Reactions: what a loop does about a step that blocks."""
