@@ -8,12 +8,8 @@ UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 # The package is checked strictly.  The tests and examples use libraries that are not typed.
 LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
 
-# What another engine changes, and what can differ between Pythons.  All the rest is run once, on 3.13.
-ENGINE_TESTS := $(patsubst %,tests/test_%.py,contract broken_off engines signals exceptions stopping ending readers rlocks torture \
-	handlers)
-VERSION_TESTS := $(patsubst %,tests/test_%.py,contract broken_off handlers detector modes cancelling exceptions rlocks connections \
-	torture thread_locals)
-# The hunt runs every test on every Python and both engines.
+# One process more than there are CPUs: most tests wait for something.  (tests/conftest.py)
+PYTEST = $(ENV)/bin/python -m pytest -n auto --dist worksteal
 
 .PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt clean
 
@@ -32,14 +28,14 @@ demo: bootstrap
 	$(ENV)/bin/hybridexec demo
 
 test: bootstrap
-	@echo "The tests take some six minutes on two cores."
-	$(ENV)/bin/python -m pytest $(TESTS)
+	@echo "The tests take some seven minutes on two cores."
+	$(PYTEST) $(TESTS)
 
 test-engine: bootstrap
-	$(ENV)/bin/python -m pytest --engine uvloop -m "not slow" $(TESTS) $(ENGINE_TESTS)
+	$(PYTEST) --engine uvloop -m "differs_by_engine and not slow" $(TESTS)
 
 test-version: bootstrap
-	$(ENV)/bin/python -m pytest -m "not slow" $(TESTS) $(VERSION_TESTS)
+	$(PYTEST) -m "differs_by_version and not slow" $(TESTS)
 
 conformance: bootstrap
 	$(ENV)/bin/python -m tests.conformance $(CONFORMANCE)

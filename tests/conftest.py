@@ -15,8 +15,13 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from hybridexec import pool
-from hybridexec.log import Trouble
+from hybridexec.observing.log import Trouble
+from hybridexec.reactions import reporting
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are CPUs: most tests wait for something."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,7 +63,7 @@ def no_lwp_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def heard_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process says once, each test may hear."""
-    monkeypatch.setattr(pool, "_refusals", Trouble(pool._refusals._summary))
+    monkeypatch.setattr(reporting, "_refusals", Trouble(reporting._refusals._summary))
 
 
 @pytest.fixture(scope="session")
