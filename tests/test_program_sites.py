@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import requests
-from helpers import LIBC, Recorder, environment, fresh, pipe, play
+from helpers import LIBC, Recorder, environment, fresh, pipe, play, running_loop
 from rich.console import Console
 
 import hybridexec
@@ -171,9 +171,11 @@ def test_where_there_is_no_line_at_all_there_is_none() -> None:
 class Handler(http.server.BaseHTTPRequestHandler):
     """Answers when the loop has gone on."""
 
+    arrived: list[str]
     moved: threading.Event
 
     def do_GET(self) -> None:
+        self.arrived.append(self.path)
         self.moved.wait()
         self.send_response(200)
         self.send_header("content-length", "2")
@@ -186,7 +188,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     """Of a service that answers when ``Handler.moved`` is set."""
-    Handler.moved = threading.Event()
+    Handler.arrived, Handler.moved = [], threading.Event()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -210,7 +212,9 @@ def test_each_handler_has_a_row_of_its_own(url: str) -> None:
 
     async def main() -> None:
         tasks = [asyncio.create_task(handler(url)) for handler in (users, billing, users)]
-        asyncio.get_running_loop().call_soon(Handler.moved.set)
+        while len(Handler.arrived) < 3 or running_loop().stats().lwps_blocked < 3:  # each waits for its answer
+            await asyncio.sleep(0.001)
+        Handler.moved.set()
         await asyncio.gather(*tasks)
 
     hybridexec.run(main(), instruments=[report])
