@@ -42,12 +42,12 @@ conformance: bootstrap
 
 compatibility:
 	$(MAKE) ENV=.venv-compatibility GROUPS="--group compatibility" bootstrap
-	.venv-compatibility/bin/python -m compatibility $(COMPATIBILITY)
+	PYTHONPATH=tests .venv-compatibility/bin/python -m compatibility $(COMPATIBILITY)
 
 # One after the other: they are large.  APPLICATIONS is what to run instead of all of them.
 applications:
 	$(MAKE) ENV=.venv-applications GROUPS="--group applications" bootstrap
-	.venv-applications/bin/python -m pytest -p no:cacheprovider --timeout 600 $(or $(APPLICATIONS),applications)
+	.venv-applications/bin/python -m pytest --hunt -p no:cacheprovider --timeout 600 $(or $(APPLICATIONS),tests/applications)
 
 lint: bootstrap
 	$(ENV)/bin/ruff check .
@@ -55,8 +55,8 @@ lint: bootstrap
 
 types: bootstrap
 	$(ENV)/bin/mypy
-	$(ENV)/bin/mypy $(LENIENT) tests examples benchmarks
-	$(ENV)/bin/mypy $(LENIENT) --ignore-missing-imports compatibility applications
+	$(ENV)/bin/mypy $(LENIENT) --exclude "tests/(compatibility|applications)/" tests examples benchmarks
+	cd tests && ../$(ENV)/bin/mypy --config-file ../pyproject.toml $(LENIENT) --ignore-missing-imports compatibility applications
 
 lowest:
 	$(MAKE) ENV=.venv-lowest PYTHON=3.12 RESOLUTION="--resolution lowest-direct" test-version

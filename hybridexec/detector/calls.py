@@ -78,15 +78,15 @@ class Call:
 
     reported = False
     """Whether an upcall BLOCKED was emitted."""
-    brief = False
+    is_thread_start = False
     """Whether it waits for something that is always on its way."""
-    foreign = False
+    may_call_back = False
     """Whether it may call back into Python: nobody has declared it, or it is known to."""
     binds: Binds | None = None
     """What it ties to the thread: there may be something to see to when it is over."""
-    waiting: list[Bell] | None = None
+    waiters: list[Bell] | None = None
     """Of a sqlite3 connection: who waits for its end."""
-    stays = False
+    loop_stays = False
     """Whether the loop stands still meanwhile: nothing more can be done about it."""
     task: str | None = None
     in_poll: bool | None = None
@@ -196,16 +196,16 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
             name = entry.name
         call = Call(site, name or catalogue.name_of(callable), argument, Detection.DECLARED)
         if entry is None:
-            call.foreign = True
+            call.may_call_back = True
         else:
-            call.foreign, call.binds = entry.calls_back, entry.binds
+            call.may_call_back, call.binds = entry.calls_back, entry.binds
             if entry.binds is Binds.SQLITE:
-                call.waiting = []
+                call.waiters = []
         if verdict is Verdict.COMPUTES:
-            call.stays, call.outer, lwp.watch.call = True, lwp.watch.call, call  # the sampler leaves it alone
+            call.loop_stays, call.outer, lwp.watch.call = True, lwp.watch.call, call  # the sampler leaves it alone
             return None
-        call.brief = code is _WAIT and _begins_thread(sys._getframe(1))
-        lwp.watch.reactions.call(lwp, call, verdict is Verdict.SURE and not call.brief)
+        call.is_thread_start = code is _WAIT and _begins_thread(sys._getframe(1))
+        lwp.watch.reactions.call(lwp, call, verdict is Verdict.SURE and not call.is_thread_start)
         return None
     except BaseException as exc:
         return failed(exc)

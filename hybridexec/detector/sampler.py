@@ -323,7 +323,7 @@ class Sampler:
         marked = lwp.state is LwpState.MARKED
         if step is IN_POLL and not marked:
             # There is no mark on a call in a poll: the state says that it polls.
-            marked = lwp.watch.call is not None and not lwp.watch.call.stays
+            marked = lwp.watch.call is not None and not lwp.watch.call.loop_stays
         if not same and not marked and late < LATE:
             look.lwp, look.step = lwp, None if step is None else weakref.ref(step)
             look.frame, look.lasti, look.backoff, look.seen = called_back, -1, 0, now
@@ -361,7 +361,7 @@ class Sampler:
             look.lwp, look.step, look.frame, look.lasti = lwp, weakref.ref(step), id(frame), lasti
         elif look.backoff > 0:
             look.backoff -= 1
-        elif lwp.watch.call is not None and lwp.watch.call.stays and _stands_in(lwp.watch.call, frame):
+        elif lwp.watch.call is not None and lwp.watch.call.loop_stays and _stands_in(lwp.watch.call, frame):
             pass  # declared, and everything is said
         elif not _in_call(lwp.watch.trap) and not lwp.region and traps.may_call(frame.f_code, lasti):
             if not self._prove(reactions, lwp, step, frame, lasti, look.seen):

@@ -35,7 +35,7 @@ from ..platform.clock import monotonic
 from . import ending
 from .bound import BoundLWPs
 from .loop_thread import LoopThread, LoopThreadState
-from .pending import Places
+from .pending import Permits
 from .user_thread import Place, Stage, UserThread
 
 FORKED_ADVICE = (
@@ -81,7 +81,7 @@ class Crew:
             LoopThread(self, f"{name}-{number}", lambda: make_loop(self)) for number in range(1, loops + 1)
         ]
         self.bound = BoundLWPs(self, bound)
-        self.places = Places(pending)
+        self.permits = Permits(pending)
         self._serials = itertools.count(1)
         self._reason = ""
         self._reset(CrewState.OPEN)
@@ -119,7 +119,7 @@ class Crew:
                     if len(self.loop_threads) > 1 and loop_thread.is_busy():
                         call_hunters = self._hunters(loop_thread)
         except BaseException:
-            self.places.give_back()
+            self.permits.give_back()
             raise
         try:
             if then is not None:
@@ -154,7 +154,7 @@ class Crew:
             user_thread.stage = Stage.DONE
             user_thread.place.left(user_thread)
             ends = self._closes()
-        self.places.give_back()
+        self.permits.give_back()
         for loop_thread in ends:
             loop_thread.end()
 
@@ -245,7 +245,7 @@ class Crew:
                 self.state = CrewState.CLOSING
             queued = [user_thread for user_thread in self.live if user_thread.stage is Stage.QUEUED] if cancel else []
             ends = self._closes()
-        self.places.close(RuntimeError("cannot schedule new futures after shutdown"))
+        self.permits.close(RuntimeError("cannot schedule new futures after shutdown"))
         for user_thread in queued:
             if user_thread.stage is Stage.QUEUED:
                 user_thread.cancel()

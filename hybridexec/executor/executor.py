@@ -294,14 +294,14 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         import anyio
 
         _check_callable(fn)
-        places = self._crew.places
-        if not places.take():
-            asked = places.ask()
+        permits = self._crew.permits
+        if not permits.take():
+            asked = permits.ask()
             try:
                 await settled(asked)
             except BaseException:
                 if not asked.cancel() and asked.exception() is None:
-                    places.give_back()  # it was given just then
+                    permits.give_back()  # it was given just then
                 raise
             asked.result()
         future = self._crew.launch(fn, args, kwargs).future
@@ -355,14 +355,14 @@ class HybridExecutor(concurrent.futures.ThreadPoolExecutor):
         bound: bool = False,
     ) -> UserThread[Any]:
         _check_callable(fn)
-        places = self._crew.places
-        if not places.take():
+        permits = self._crew.permits
+        if not permits.take():
             if in_event_loop():
                 raise ExecutorFullError(
-                    f"max_pending={places.limit}: there are as many user threads, and to wait for one to end would "
+                    f"max_pending={permits.limit}: there are as many user threads, and to wait for one to end would "
                     "block the event loop: use `await executor.run()`, which waits"
                 )
-            places.ask().result()
+            permits.ask().result()
         return self._crew.launch(fn, args, kwargs, name, bound)
 
 

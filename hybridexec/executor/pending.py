@@ -1,8 +1,8 @@
 """Back-pressure: at most so many user threads that are not done.
 
-Whoever wants a place and finds none queues with a future of his own; whoever gives one back hands it to the head of
-the queue, so places are given in the order in which they were asked for.  A waiter that gives up cancels its future:
-``set_running_or_notify_cancel`` decides, in one move, whether it has given up or has been given the place.
+Whoever wants a permit and finds none queues with a future of his own; whoever gives one back hands it to the head of
+the queue, so permits are given in the order in which they were asked for.  A waiter that gives up cancels its future:
+``set_running_or_notify_cancel`` decides, in one move, whether it has given up or has been given the permit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from threading import RLock
 
 
-class Places:
-    """The places of one executor.  Any thread may use it.
+class Permits:
+    """The permits of one executor.  Any thread may use it.
 
     Args:
-        limit: how many there are; None: no end of them.
+        limit: how many there are; None: unlimited.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -27,7 +27,7 @@ class Places:
         self._closed: Exception | None = None
 
     def take(self) -> bool:
-        """Take a place, if there is one and nobody waits for it."""
+        """Take a permit, if there is one and nobody waits for it."""
         if self.limit is None:
             return True
         with self._lock:
@@ -37,7 +37,7 @@ class Places:
             return True
 
     def ask(self) -> Future[None]:
-        """Queue for a place.  It is had when the future is done; if the executor is shut down, that raises."""
+        """Queue for a permit.  It is had when the future is done; if the executor is shut down, that raises."""
         future: Future[None] = Future()
         if self.take():
             future.set_result(None)
@@ -53,7 +53,7 @@ class Places:
         return future
 
     def take_for_next(self) -> bool:
-        """Take a place for the head of the queue, if there is one."""
+        """Take a permit for the head of the queue, if there is one."""
         with self._lock:
             if not self._queue or self.limit is None or self._taken >= self.limit:
                 return False
@@ -61,7 +61,7 @@ class Places:
             return True
 
     def give_back(self) -> None:
-        """Give a place back: the head of the queue gets it."""
+        """Give a permit back: the head of the queue gets it."""
         if self.limit is None:
             return
         while True:
@@ -75,7 +75,7 @@ class Places:
                 return
 
     def close(self, reason: Exception) -> None:
-        """Nobody who waits gets a place any more.
+        """Nobody who waits gets a permit any more.
 
         Args:
             reason: what is raised for those who wait.

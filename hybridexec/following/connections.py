@@ -119,8 +119,8 @@ def in_use(lwps: Iterable[LWP], connection: sqlite3.Connection) -> Bell | None:
     for lwp in lwps:
         call = lwp.watch.call
         while call is not None:
-            if call.waiting is not None and of(call.argument) is connection:
-                call.waiting.append(bell := Bell())
+            if call.waiters is not None and of(call.argument) is connection:
+                call.waiters.append(bell := Bell())
                 return bell
             call = call.outer
     return None

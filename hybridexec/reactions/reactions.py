@@ -108,12 +108,12 @@ class Reactions:
 
     def _begin(self, lwp: LWP, call: Call, sure: bool) -> None:
         lwp.watch.call = call
-        suspected = call.site.slow and not call.brief and self.mode == "handoff"
+        suspected = call.site.slow and not call.is_thread_start and self.mode == "handoff"
         acts = (sure or suspected) and self._acts(lwp, None)
         leaves = acts and lwp.handle is not IN_POLL and (sampler.refused is None or not sampler.absent())
         if not sure and not leaves:
-            if call.brief and self.mode != "handoff":
-                call.stays = True  # nobody is blamed for it
+            if call.is_thread_start and self.mode != "handoff":
+                call.loop_stays = True  # nobody is blamed for it
             elif lwp.state is LwpState.RUNNING:
                 reserve(FRAMES)
                 self.carrying.mark(lwp)
@@ -123,7 +123,7 @@ class Reactions:
         elif leaves:
             self._leave(lwp, call)
         else:
-            call.stays = True
+            call.loop_stays = True
             self._blocked(lwp, call)
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
@@ -132,7 +132,7 @@ class Reactions:
             if call.binds is Binds.RLOCK_RESTORED and not raised:
                 rlocks.restored(lwp, call.argument)
             lwp.watch.call = call.outer
-            if call.waiting is not None:
+            if call.waiters is not None:
                 self._tell(call)
             trap = lwp.watch.trap
             if trap is not None and trap.call is call:
@@ -287,7 +287,7 @@ class Reactions:
     def _tell(self, call: Call) -> None:
         """A call is over: tell those who wait for that."""
         with self.carrying.mutex:
-            waiting, call.waiting = call.waiting, None
+            waiting, call.waiters = call.waiters, None
         for bell in waiting or ():
             bell.ring()
 
@@ -302,7 +302,7 @@ class Reactions:
     def overdue(self, lwp: LWP, call: Call, frame: FrameType | None) -> None:
         """A marked call has lasted for the threshold."""
         if self.mode == "handoff" and self._may_leave(lwp, frame):
-            trap = self._trap_callbacks(lwp, call) if call.foreign else None
+            trap = self._trap_callbacks(lwp, call) if call.may_call_back else None
             if trap is not None and (frame is None or lwp.watch.frame() is not frame):
                 traps.disarm(trap)  # it has called back already
                 return
@@ -325,7 +325,7 @@ class Reactions:
             with self.carrying.mutex:
                 call.reported = lwp.state in (LwpState.MARKED, LwpState.POLLING) and lwp.watch.call is call
                 if call.reported:
-                    call.stays = True
+                    call.loop_stays = True
                     if lwp.state is LwpState.MARKED:
                         lwp.state = LwpState.RUNNING
             if not call.reported:
@@ -466,7 +466,7 @@ class Reactions:
     def _leave(self, lwp: LWP, call: Call) -> None:
         reserve(FRAMES)
         self._blocked(lwp, call)
-        if call.foreign:
+        if call.may_call_back:
             self._trap_callbacks(lwp, call)
         carrying = self.carrying
         left = carrying.leave(lwp, LwpState.BLOCKED)
