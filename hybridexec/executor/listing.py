@@ -147,10 +147,7 @@ def steps_of(loops: Iterable[asyncio.AbstractEventLoop]) -> dict[object, Step]:
     found: dict[object, Step] = {}
     for loop in loops:
         if isinstance(loop, HybridLoop):
-            carrying = loop._carrying
-            with carrying.mutex:
-                lwps = list(carrying.lwps)
-            for lwp in lwps:
+            for lwp in loop._lwps():
                 owner = owner_of(lwp)
                 if owner is not None:
                     found[owner] = _step(lwp)

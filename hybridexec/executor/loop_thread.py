@@ -48,7 +48,6 @@ from ..loop.loop import HybridLoop
 from ..observing.log import say, told
 from ..platform.children import Worker
 from ..platform.clock import monotonic
-from ..platform.threads import os_ident
 from .user_thread import Stage
 
 if TYPE_CHECKING:
@@ -123,11 +122,11 @@ class LoopThread:
         loop = self._direct
         if loop is not None:
             then = None
-            if not self._summoned and loop._carrying.holder_ident != os_ident():
+            if not self._summoned and not loop._is_carried_here():
                 self._summoned = True
-                loop._ready.append(asyncio.Handle(self._admit, (), loop))
-                then = self._hail
-            loop._ready.append(asyncio.Handle(user_thread.begin, (self,), loop, user_thread.context))
+                loop._enqueue(self._admit, ())
+                then = loop._hail
+            loop._enqueue(user_thread.begin, (self,), user_thread.context)
             return then
         self._arrived.append(user_thread)
         if self._summoned:
@@ -156,8 +155,7 @@ class LoopThread:
 
     def is_busy(self) -> bool:
         """Whether somebody executes on the loop, or nobody can, as far as can be told."""
-        loop = self._loop
-        return isinstance(loop, HybridLoop) and bool(loop._carrying.holder_ident or loop._carrying.exhausted)
+        return isinstance(self._loop, HybridLoop) and self._loop._is_busy()
 
     def calls_hunter(self) -> bool:
         """Somebody calls for help.  Returns whether :meth:`call_hunter` has to be called after the lock is released."""
@@ -185,11 +183,6 @@ class LoopThread:
     def end(self) -> None:
         """There is nothing to do any more: have the loop stopped."""
         self._post(self.loop.stop)
-
-    def _hail(self) -> None:
-        loop = self._direct
-        if loop is not None and not loop._carrying.hail():
-            loop._write_to_self()
 
     def _summon(self) -> None:
         self._post(self._admit)

@@ -27,7 +27,7 @@ def moving_loop(config: Config, crew: Crew) -> asyncio.AbstractEventLoop:
     if len(crew.loop_threads) > 1:
         config = dataclasses.replace(config, instruments=(*config.instruments, _Exhaustion(crew)))
     loop = new_event_loop(config)
-    loop._carrying.pool.initialize = crew.initialize
+    loop._initialize_lwps(crew.initialize)
     return loop
 
 

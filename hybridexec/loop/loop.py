@@ -16,12 +16,14 @@ import types
 import weakref
 from asyncio import events
 from collections.abc import Callable
+from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
 from .. import detector, engines
 from ..config import Config, Options, resolve
 from ..detector.watch import Watch
 from ..engines.base import Engine
+from ..engines.handles import Step
 from ..following import libraries, tasks
 from ..following.following import Following, track
 from ..following.luggage import Luggage
@@ -392,6 +394,34 @@ class HybridLoop(_Engine):
         self._thread_id = None
         if not self._closed:
             self._abandon()
+
+    # ---------------------------------------------------------------- what the executor asks
+
+    def _enqueue(self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None = None) -> None:
+        """Make a step ready, from any thread, and wake nobody for it."""
+        self._ready.append(Step(callback, args, self, context))
+
+    def _hail(self) -> None:
+        """Something was enqueued: have a parked LWP take the loop if it is free; else end the poll."""
+        if not self._carrying.hail():
+            self._write_to_self()
+
+    def _is_carried_here(self) -> bool:
+        """Whether the calling thread carries the loop."""
+        return self._carrying.holder_ident == os_ident()
+
+    def _is_busy(self) -> bool:
+        """Whether somebody executes on the loop, or nobody can, as far as can be told."""
+        return bool(self._carrying.holder_ident or self._carrying.exhausted)
+
+    def _initialize_lwps(self, initialize: Callable[[], object]) -> None:
+        """Have each new LWP call something first."""
+        self._carrying.pool.initialize = initialize
+
+    def _lwps(self) -> list[LWP]:
+        """The LWPs that there are."""
+        with self._carrying.mutex:
+            return list(self._carrying.lwps)
 
     # ---------------------------------------------------------------- what ends the run
 
