@@ -65,11 +65,9 @@ def reserve(frames: int) -> None:
     Raises:
         RecursionError: they are not.
     """
-    try:
-        sys._getframe(sys.getrecursionlimit() - frames)
-    except ValueError:  # the stack is not as deep as that
-        return
-    raise RecursionError(f"maximum recursion depth exceeded: less than {frames} frames are left to leave the loop")
+    # It says None if the stack is not as deep as that, and makes no frame object on the way.
+    if sys._getframemodulename(sys.getrecursionlimit() - frames) is not None:
+        raise RecursionError(f"maximum recursion depth exceeded: less than {frames} frames are left to leave the loop")
 
 
 def are_left(frames: int, frame: FrameType | None) -> bool:
