@@ -332,7 +332,7 @@ def test_rule7_exhaustion_is_told_and_everything_goes_on(caplog: pytest.LogCaptu
         warnings = [record.getMessage() for record in caplog.records if "max_lwps" in record.getMessage()]
         assert len(warnings) == 1
         assert all(f"blocker-{n}" in warnings[0] for n in range(3))
-        assert warnings[0].count("test_contract.py") == 3
+        assert warnings[0].count("test_rule7_nothing_lost.py") == 3
 
 
 def test_rule7_exhaustion_by_locks_names_the_locks(caplog: pytest.LogCaptureFixture) -> None:
@@ -356,7 +356,7 @@ def test_rule7_exhaustion_by_locks_names_the_locks(caplog: pytest.LogCaptureFixt
     assert len(warnings) == 1
     assert "waits for a lock" in warnings[0]
     assert warnings[0].count("<lock> 0x") == 2
-    assert "test_contract.py" in warnings[0]
+    assert "test_rule7_nothing_lost.py" in warnings[0]
 
 
 def test_rule7_loops_follow_each_other_on_one_thread() -> None:
