@@ -9,6 +9,7 @@ first time; for the rest it is noted that the end of the step has to be looked a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dis
 import sys
 from types import CodeType
@@ -29,10 +30,16 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
     try:
         if _BEFORE_WITH not in code.co_code[::2]:
             return sys.monitoring.DISABLE
-        lwp = current.get(os_ident())
-        if lwp is not None:
-            lwp.luggage.suspended.append(asyncio.current_task(lwp.watch.reactions.loop))
-            lwp.luggage.check_bindings = lwp.slow_exit = True
+        _note()
     except BaseException as exc:
+        with contextlib.suppress(Exception):
+            _note()  # once more: an RLock that nobody knows of stays behind when the loop moves
         failed(exc)
     return None
+
+
+def _note() -> None:
+    lwp = current.get(os_ident())
+    if lwp is not None:
+        lwp.luggage.suspended.append(asyncio.current_task(lwp.watch.reactions.loop))
+        lwp.luggage.check_bindings = lwp.slow_exit = True

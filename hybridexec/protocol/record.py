@@ -126,13 +126,13 @@ class Record:
             self.hold(lwp)
         self.resume(lwp)
         with_step = lwp in self.detached
+        self.host.luggage.attach(lwp, with_step=with_step)
         if with_step:
-            self.detached.remove(lwp)
+            self.detached.remove(lwp)  # last: what an exception has broken off is done once more (regain)
             while self.deferred:
                 self.ready.appendleft(self.deferred.pop())  # those that have waited for its step are next
             if self.exhausted and len(self.detached) * 2 <= self.max_lwps:
                 self.exhausted = False
-        self.host.luggage.attach(lwp, with_step=with_step)
 
     def hold(self, lwp: LWP) -> None:
         """The LWP is the holder, and maybe still on its way."""

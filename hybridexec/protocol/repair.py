@@ -70,9 +70,8 @@ class Repair(Waking):
         self.unqueue(lwp)
         self.resume(lwp)
         lwp.state = state
-        with_step = lwp in self.detached
+        self.host.luggage.attach(lwp, with_step=lwp in self.detached)
         self.detached.discard(lwp)
-        self.host.luggage.attach(lwp, with_step=with_step)
 
     # ---------------------------------------------------------------- a thread has ended
 

@@ -100,11 +100,8 @@ def _describe(after: float) -> None:
         record = vars(loop._carrying)
         print({name: str(value) for name, value in record.items()}, flush=True)
         for lwp in list(loop._carrying.lwps):
-            print(
-                lwp,
-                {name: str(getattr(lwp, name)) for name in ("handle", "call", "trap", "region", "kept")},
-                flush=True,
-            )
+            about = lwp.handle, lwp.watch.call, lwp.watch.trap, lwp.region, lwp.bound_steps
+            print(lwp, *map(str, about), flush=True)
 
 
 async def _another() -> None:
