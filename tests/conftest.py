@@ -14,7 +14,10 @@ from collections.abc import Iterator
 
 import pytest
 import trustme
+from helpers import pipe
 
+import hybridexec
+from hybridexec import HybridLoop
 from hybridexec.observing.log import Trouble
 from hybridexec.reactions import reporting
 
@@ -64,6 +67,21 @@ def no_lwp_left() -> Iterator[None]:
 def heard_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process says once, each test may hear."""
     monkeypatch.setattr(reporting, "_refusals", Trouble(reporting._refusals._summary))
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[int, int]]:
+    """A pipe."""
+    with pipe() as ends:
+        yield ends
+
+
+@pytest.fixture
+def loop() -> Iterator[HybridLoop]:
+    """A loop, closed at the end."""
+    loop = hybridexec.new_event_loop()
+    yield loop
+    loop.close()
 
 
 @pytest.fixture(scope="session")

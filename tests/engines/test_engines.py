@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers import LIBC, Recorder, fresh, here, pipe, running_loop, start
+from steps import declared, discovered
 
 import hybridexec
 from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind
@@ -271,16 +272,6 @@ class Releases(Recorder):
         self._keep(upcall)
         if upcall.in_poll:
             os.write(self.writer, b"x")
-
-
-def declared(reader: int) -> None:
-    """Block in a call that is known."""
-    os.read(reader, 1)
-
-
-def discovered(reader: int) -> None:
-    """Block in one that is not."""
-    LIBC.read(reader, b" ", 1)
 
 
 def explicit(reader: int) -> None:

@@ -6,30 +6,16 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from helpers import pipe, running_loop
-from steps import Block, cancelling, declared, discovered, explicit, go
+from helpers import running_loop
+from steps import BLOCKS, PLACES, SOON, Block, cancelling, go
 
 import hybridexec
 
 pytestmark = pytest.mark.differs_by_version
-
-SOON = 0.002
-"""Seconds until a timer fires; nothing depends on how long that is."""
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[int, int]]:
-    """A pipe."""
-    with pipe() as ends:
-        yield ends
-
-
-BLOCKS = pytest.mark.parametrize("block", [declared, discovered, explicit])
-PLACES = pytest.mark.parametrize("place", ["home", "spare"])
 
 
 @BLOCKS

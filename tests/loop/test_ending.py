@@ -26,14 +26,6 @@ from hybridexec import HybridLoop, current_lwp
 pytestmark = pytest.mark.differs_by_engine
 
 
-@pytest.fixture
-def loop() -> Iterator[HybridLoop]:
-    """A loop, closed at the end."""
-    loop = hybridexec.new_event_loop()
-    yield loop
-    loop.close()
-
-
 # ---------------------------------------------------------------- run() returns
 
 

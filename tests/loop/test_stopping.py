@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 from helpers import LIBC, pipe, running_loop
@@ -16,14 +15,6 @@ import hybridexec
 from hybridexec import HybridLoop
 
 pytestmark = pytest.mark.differs_by_engine
-
-
-@pytest.fixture
-def loop() -> Iterator[HybridLoop]:
-    """A loop, closed at the end."""
-    loop = hybridexec.new_event_loop()
-    yield loop
-    loop.close()
 
 
 def test_a_step_that_is_blocked_when_the_loop_stops_goes_on_in_the_next_run(loop: HybridLoop) -> None:

@@ -10,28 +10,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import holds, pipe, running_loop
-from steps import Block, cancelling, declared, discovered, explicit, go
+from helpers import holds, running_loop
+from steps import BLOCKS, PLACES, SOON, Block, cancelling, go
 
 import hybridexec
-
-SOON = 0.002
-"""Seconds until a timer fires; nothing depends on how long that is."""
-
-
-@pytest.fixture
-def pair() -> Iterator[tuple[int, int]]:
-    """A pipe."""
-    with pipe() as ends:
-        yield ends
-
-
-BLOCKS = pytest.mark.parametrize("block", [declared, discovered, explicit])
-PLACES = pytest.mark.parametrize("place", ["home", "spare"])
 
 
 def after_next_timer(seconds: float, callback: Callable[[], object]) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import pytest
 from helpers import LIBC, holds, pipe
 
 import hybridexec
@@ -32,6 +33,13 @@ def explicit(reader: int) -> None:
     """Block where the program says so."""
     with hybridexec.blocking():
         os.read(reader, 1)
+
+
+SOON = 0.002
+"""Seconds until a timer fires; nothing depends on how long that is."""
+
+BLOCKS = pytest.mark.parametrize("block", [declared, discovered, explicit])
+PLACES = pytest.mark.parametrize("place", ["home", "spare"])
 
 
 class Step:
