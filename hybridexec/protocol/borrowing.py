@@ -111,8 +111,8 @@ def borrow(carrying: Carrying) -> bool:
                 carrying.queue_as_returning(home, -math.inf)
             poked = carrying.poke_holder()
         carrying.send(poked)
-        if carrying.wanted:
-            carrying.serve(home)
+        if carrying.mailed:
+            carrying.serve()
         try:
             home.sleep(HOME_NAP)
         except BaseException as exc:
@@ -127,7 +127,6 @@ def summon(carrying: Carrying) -> None:
     home = carrying.home
     if carrying.summoned is None:
         carrying.summoned = monotonic()
-    carrying.wanted = True
     if home is not None:
         _hurry(carrying, home)
         home.wake()
@@ -144,12 +143,11 @@ def hasten(carrying: Carrying) -> None:
     home = carrying.home
     if home is None or carrying.summoned is None:
         return
-    carrying.wanted = True
     _hurry(carrying, home)
     if home.state is LwpState.POLLING:
         carrying.host.turns.break_poll()
     elif home.state in WAITING and _is_late(carrying):
-        carrying.want_home()
+        carrying.mail_home()
 
 
 def give_up(carrying: Carrying) -> None:

@@ -32,8 +32,9 @@ The moves, in the order of the file:
 6. *Preempted.*  A step that overran its time slice queues in ``preempted``.  It gets the loop at the end of a batch:
    when nothing else is ready, or after ``PREEMPTED_BOUND`` batches.
 
-*The home is wanted* (``wanted``) to stop the loop, to raise what a signal handler has raised, to call a handler, or to
-serve its mailbox.  A waiting home is then granted the loop, and a polling home has its poll broken.  While the home is
+*The home is wanted* (``is_home_wanted``) to stop the loop, to raise what a signal handler has raised, or to call a
+handler.  A waiting home is then granted the loop, and a polling home has its poll broken.  What is in its mailbox it
+serves whenever it waits, also without the loop.  While the home is
 blocked in a step the loop continues elsewhere: the home could wait for something that only the loop can do.
 
 Special cases have files of their own: begin and finish (``homes.py``), exceptions in the middle of a move
@@ -97,7 +98,8 @@ class Carrying(Homes):
                     return
                 held, asleep = True, False
             if lwp is self.home:
-                if self.wanted and not self._attend(lwp):
+                wanted = self.mailed or self.summoned is not None or lwp.interrupt is not None
+                if wanted and not self._attend(lwp):
                     held = False
                     continue
             elif self.unheld is not LoopState.FREE:
@@ -130,7 +132,8 @@ class Carrying(Homes):
             self.host.home_side.catch_up(home)
             if not self.boundary(home):  # a step has lent the loop
                 return False
-        self.serve(home)
+        if self.mailed:
+            self.serve()
         if home.interrupt is not None:
             interrupt, home.interrupt = home.interrupt, None
             if not self.host.home_side.passes_on(interrupt):
@@ -153,8 +156,6 @@ class Carrying(Homes):
         home = lwp is self.home
         patience: float = HOME_NAP if home else self.idle_timeout
         while True:
-            if home and self.wanted:
-                self.serve(lwp)
             if not asleep:
                 with self.mutex:
                     self.unqueue(lwp)
@@ -169,7 +170,7 @@ class Carrying(Homes):
                         self.take(lwp)
                         return True
                     follow = follow and self.state is LoopState.HELD and not self.pollers and bool(self.detached)
-                    if follow and not lwp.bound_steps and not (home and self.wanted):
+                    if follow and not lwp.bound_steps and not (home and (self.mailed or self.is_home_wanted())):
                         lwp.state = LwpState.POLLING
                         lwp.deadline = order.next_deadline(self)
                         self.pollers.append(lwp)
@@ -185,8 +186,8 @@ class Carrying(Homes):
                         return True
                     continue
             asleep = False
-            if home and self.wanted:  # since it was looked at
-                self.serve(lwp)
+            if home and self.mailed:
+                self.serve()
             try:
                 woken = lwp.sleep(patience)
             except BaseException as exc:  # R4: on the main thread.  carry() raises it once the loop is held
@@ -243,8 +244,8 @@ class Carrying(Homes):
         Returns:
             Whether the LWP still holds the loop.
         """
-        if lwp is self.home and self.wanted:
-            self.serve(lwp)
+        if lwp is self.home and self.mailed:
+            self.serve()
         with self.mutex:
             target = order.due_lwp(self, lwp, monotonic())
             poke = target is None and self.is_unheard()  # R6

@@ -26,8 +26,8 @@ def close(carrying: Carrying) -> None:
     for successor in wake:
         carrying.send(successor)
     for _ in carrying.pool.ended():
-        if carrying.wanted:
-            carrying.serve(None)
+        if carrying.mailed:
+            carrying.serve()
 
 
 def abandon_blocked(carrying: Carrying) -> bool:

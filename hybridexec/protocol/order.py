@@ -54,7 +54,7 @@ def due_lwp(record: Record, lwp: LWP, now: float) -> LWP | None:
     """Who has to get the loop from its holder now, whatever is ready."""
     home = record.home
     if home is not None and home is not lwp and home.state in WAITING:
-        if record.wanted or record.stopping:
+        if record.is_home_wanted():
             return home
         # Counted from when the loop left it: it may have polled since, or been woken in vain.
         if home.state is LwpState.PARKED and now - record.away_since >= HOME_BOUND:

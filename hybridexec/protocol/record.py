@@ -76,7 +76,7 @@ class Record:
 
         # Hints: they may be out of date, and are written by any thread.
         self.due: float | None = None  # when the holder has to look up between two steps; None: never
-        self.wanted = False  # the home is wanted: to serve, to raise, to call a signal handler
+        self.mailed = False  # there is something in the home's mailbox, which it serves also without the loop
         self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
 
         self.holder: LWP | None = None
@@ -149,10 +149,13 @@ class Record:
         lwp.state = LwpState.RUNNING
         self.due = None
         home = self.home
-        if self.wanted or (self.pollers and self.is_unheard()):
+        if self.mailed or (self.pollers and self.is_unheard()):
             self.due = -math.inf
-        elif home is not lwp and home is not None and home.state is LwpState.PARKED:
-            self.due = self.away_since + HOME_BOUND
+        elif home is not lwp and home is not None:
+            if home.interrupt is not None or self.summoned is not None:
+                self.due = -math.inf
+            elif home.state is LwpState.PARKED:
+                self.due = self.away_since + HOME_BOUND
         if self.returning:
             self.expect(self.returning[0].since + RETURN_BOUND)
 
@@ -227,8 +230,8 @@ class Record:
 
     def park(self, lwp: LWP) -> None:
         """Queue an LWP that has no step."""
-        if lwp.bound_steps or (self.wanted and lwp is self.home):
-            # Steps of bound user threads, or what the home is wanted for, wait for this LWP.
+        if lwp.bound_steps or (self.summoned is not None and lwp is self.home):
+            # Steps of bound user threads, or a signal handler, wait for this LWP.
             self.queue_as_returning(lwp, monotonic())
             return
         lwp.since = monotonic()
@@ -238,11 +241,16 @@ class Record:
         else:
             self.parked.append(lwp)
 
+    def is_home_wanted(self) -> bool:
+        """Whether the home has to hold the loop: to stop it, to raise, or to call a signal handler."""
+        home = self.home
+        return home is not None and (self.stopping or self.summoned is not None or home.interrupt is not None)
+
     def is_unheard(self) -> bool:
         """Whether somebody who polls has to be told something: a byte in the self-pipe may have been another's."""
         home = self.home
         if home is not None and home in self.pollers:
-            if self.wanted or self.stopping:
+            if self.mailed or self.is_home_wanted():
                 return True
             if self.holder is not None and monotonic() - self.away_since >= HOME_BOUND:
                 return True

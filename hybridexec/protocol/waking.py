@@ -171,11 +171,11 @@ class Waking(Record):
 
     # ---------------------------------------------------------------- the home is wanted
 
-    def want_home(self) -> None:
-        """Something waits for the home, which is to serve, to raise, or to call a signal handler.  Any thread."""
+    def mail_home(self) -> None:
+        """Something was put into the home's mailbox: see that the home looks.  Any thread."""
         wake: LWP | Action | None = Action.BREAK_POLL  # it may be about to poll
         with self.mutex:
-            self.wanted = True
+            self.mailed = True
             self.expect(-math.inf)
             home = self.home
             if home is not None and home.state in WAITING:
@@ -188,16 +188,13 @@ class Waking(Record):
         if self.holder is not self.home and now - self.away_since >= HOME_BOUND:
             self.due = -math.inf
 
-    def serve(self, home: LWP | None) -> None:
+    def serve(self) -> None:
         """Do what others have asked of the home.  The home calls this, also while it is without the loop."""
-        self.wanted = False
+        self.mailed = False
         try:
-            # First it is taken back, and then looked: what comes in between is seen, or wants it again.
-            if (home is not None and home.interrupt is not None) or self.summoned is not None:
-                self.wanted = True
             self.host.home_side.serve()
         except BaseException:
-            self.wanted = True  # what is left is served when the home looks the next time
+            self.mailed = True  # what is left is served when the home looks the next time
             raise
 
     def interrupt_home(self, exc: BaseException) -> None:
@@ -214,7 +211,6 @@ class Waking(Record):
         with self.mutex:
             if home.interrupt is None:
                 home.interrupt = exc
-            self.wanted = True
             self.expect(-math.inf)
 
     # ---------------------------------------------------------------- an LWP sleeps
@@ -226,8 +222,8 @@ class Waking(Record):
             RuntimeError: the process is a forked child.
         """
         while True:
-            if self.wanted and lwp is self.home:
-                self.serve(lwp)
+            if self.mailed and lwp is self.home:
+                self.serve()
             try:
                 if not lwp.sleep(HOME_NAP if lwp is self.home else -1):
                     continue

@@ -111,7 +111,7 @@ class Mailbox:
                 lwp.watch.reactions.over(lwp, waiting, raised=True)
 
     def _await(self, letter: _Letter) -> None:
-        self._carrying.want_home()
+        self._carrying.mail_home()
         home = self._carrying.home
         patience = PATIENCE
         while not letter.done.wait(patience):
@@ -119,7 +119,7 @@ class Mailbox:
             if home is not None and home.state is LwpState.BLOCKED:
                 self._nudge()
             elif self._letters:
-                self._carrying.want_home()  # an exception may have kept the home from serving
+                self._carrying.mail_home()  # an exception may have kept the home from serving
 
     def serve(self) -> None:
         """Do what others have asked for.  On the home."""

@@ -407,7 +407,7 @@ class Loop:
         self._letters.append(letter)
         self._leave(lwp)
         with contextlib.suppress(Injected):  # else the exception goes up into the step
-            self.carrying.want_home()
+            self.carrying.mail_home()
             letter.wait()
         self._rejoin(lwp)
 

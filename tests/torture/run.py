@@ -189,7 +189,7 @@ def describe(loop: Any) -> list[str]:
     carrying = loop._carrying
     lines = [
         f"{loop!r}: {carrying.state}, rest={carrying.unheld}, mutex={carrying.mutex!r}, "
-        f"due={carrying.due}, wanted={carrying.wanted}, exhausted={carrying.exhausted}",
+        f"due={carrying.due}, mailed={carrying.mailed}, exhausted={carrying.exhausted}",
         f"  holder={carrying.holder} last={carrying.last} home={carrying.home} waking={carrying.waking}",
         f"  pollers={[(lwp, lwp.deadline - loop.time()) for lwp in carrying.pollers]} parked={carrying.parked}",
         f"  returning={list(carrying.returning)} preempted={list(carrying.preempted)}",
