@@ -39,6 +39,7 @@ def on_yield(code: CodeType, offset: int, value: object) -> Any:
 
 
 def _note() -> None:
+    """Note whose code was suspended, and that the end of the step is to be looked at."""
     lwp = current.get(os_ident())
     if lwp is not None:
         lwp.luggage.suspended.append(asyncio.current_task(lwp.watch.reactions.loop))

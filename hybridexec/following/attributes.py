@@ -45,10 +45,10 @@ class Attributes:
         self.values = lwp.luggage.attributes = _own(depth)
 
     def taken(self, lwp: LWP) -> OSError | None:
-        """The calling thread, an LWP, holds the loop.  Returns what the system says if it refuses: what was allowed
-        elsewhere may not be here, if the program has lost a privilege since."""
+        """The calling thread, an LWP, holds the loop and has other values.  Returns what the system says if it refuses:
+        what was allowed elsewhere may not be here, if the program has lost a privilege since."""
         wanted = self.values
-        if lwp.luggage.attributes is wanted or wanted is None:
+        if wanted is None:
             return None
         lwp.luggage.attributes = wanted
         try:

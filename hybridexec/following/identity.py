@@ -7,8 +7,7 @@ is.  So while an LWP wears its home's thread-locals (``thread_locals.py``), ``th
 
 ``threading.get_ident`` is replaced when this package is imported; for all other threads it does what it did.  What asks
 the system is left alone: ``_thread.get_ident`` (the import lock tells owners apart by it), ``threading.get_native_id``,
-and whatever is written in C.  This package asks
-``os_ident`` (``platform/threads.py``).
+and whatever is written in C.  This package asks ``os_ident`` (``platform/threads.py``).
 
 A thread that forks is itself for that moment: the child makes it its main thread.
 """

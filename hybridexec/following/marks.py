@@ -44,9 +44,8 @@ class Marks:
 
     def returned(self, lwp: LWP) -> None:
         """The calling thread's step has the loop again."""
-        if self.kept:
-            for local, name, value in self.kept.pop(lwp, ()):
-                setattr(local, name, value)
+        for local, name, value in self.kept.pop(lwp, ()):
+            setattr(local, name, value)
 
 
 def _places() -> Iterator[tuple[Any, str]]:

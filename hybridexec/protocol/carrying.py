@@ -284,9 +284,8 @@ class Carrying(Homes):
                 return False
             if still is not None and not still():  # R1
                 return False
-            if (
-                self.pool.prepared is None and not self.pool.prepare()
-            ):  # what may be refused is asked for before anything has changed
+            # Reserve what may be refused before anything changes.
+            if self.pool.prepared is None and not self.pool.prepare():
                 return False
             before = lwp.state
             try:
