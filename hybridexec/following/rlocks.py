@@ -26,7 +26,7 @@ where ``_acquire_restore`` had to wait, the thread of the former carrier is the 
 the few instructions that takes.
 
 Where the owner stands in an ``RLock`` is found by trial (``memory.py``).  If it cannot be found, ``FOLLOW`` is False,
-and ``affinity.py`` binds whose step owns one to its LWP.
+and ``reactions/affinity.py`` binds whose step owns one to its LWP.
 """
 
 from __future__ import annotations

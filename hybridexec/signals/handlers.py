@@ -13,7 +13,7 @@ handler that sets an event then would do so beside the step that waits for it.  
    noted, and the home *summoned*.  It queues as one that returns, and when it holds the loop it *catches up*: before
    anything else it calls what was noted.  Where it has no step the handler is one itself, and may block as one.
 4. *The home is half way in this package's own code, and without the loop*: whoever it is about to wake may wait for it.
-   The signal is noted, too; if a step goes on there, and blocks, the home is nudged (``home.py``), which is case 2.
+   The signal is noted, too; if a step goes on there, and blocks, the home is nudged (``nudge.py``), which is case 2.
 5. *In uvloop's poll* the home has the loop.  If a method of a protocol was interrupted it is case 1, else case 3: the
    poll ends.
 
