@@ -7,14 +7,15 @@ One detector serves all loops of the process.  Its tiers: ``calls.py`` (declared
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from types import CodeType, FrameType
 from typing import Any
 
 from . import calls, tool, trap, yields
 from .catalogue import catalogue
 from .sampler import sampler
 
-__all__ = ["attach", "catalogue", "detach", "sampler", "tool"]
+__all__ = ["attach", "catalogue", "detach", "sampler", "stands_in_callback", "tool"]
 
 
 def attach() -> None:
@@ -44,3 +45,20 @@ def _callbacks() -> dict[int, Callable[..., Any]]:
         events.PY_RESUME: trap.on_escape,
         events.PY_YIELD: yields.on_yield,
     }
+
+
+_CODES = frozenset(callback.__code__ for callback in _callbacks().values())
+
+
+def stands_in_callback(frame: FrameType | None, until: Container[CodeType]) -> bool:
+    """Whether a callback of the detector has called a frame.  The interpreter has no events for what it calls.
+
+    Args:
+        frame: the innermost frame.
+        until: the code whose frames call the program: what is above them does not matter.
+    """
+    while frame is not None and frame.f_code not in until:
+        if frame.f_code in _CODES:
+            return True
+        frame = frame.f_back
+    return False

@@ -99,7 +99,7 @@ class _Look:
         self.time = 0.0  # ... by then
         self.late = 0, -1  # where the step stood when this thread was late the last time
         self.seen = 0.0  # when the step was first seen
-        self.keeps = 0  # the identity of the step that a signal handler waits for in vain
+        self.keeps = 0, 0.0  # the identity of the step that a signal handler waits for in vain, and since when
         self.backoff = 0  # ticks to let pass after false alarms
         self.stands: object = None  # where the loop stands while nobody executes on it
 
@@ -384,13 +384,14 @@ class Sampler:
         """A signal handler waits for the loop: trap the step that keeps it, which is to lend it."""
         self._healthy = 0
         carrying = reactions.carrying
-        before, look.keeps = look.keeps, 0
+        (before, since), look.keeps = look.keeps, (0, 0.0)
         step, frame = (None, None) if lwp is None or lwp is carrying.home else (lwp.handle, lwp.watch.frame())
         if lwp is None or step is None or step is STEP_ENDED or frame is None or waits < LENDING:
             return
         if step is IN_POLL or not reactions.may_preempt(lwp, frame):
-            look.keeps = id(step)
-            if waits >= HANDLER_BOUND and before == look.keeps:
+            since = since if before == id(step) else now  # on a busy machine the wait alone says nothing of the step
+            look.keeps = id(step), since
+            if now - since >= HANDLER_BOUND:
                 borrowing.give_up(carrying)
         elif lwp.state is LwpState.RUNNING and not _in_call(lwp.watch.trap):
             trap = lwp.watch.trap

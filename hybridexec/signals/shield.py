@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
+from ..detector import stands_in_callback
 from ..platform.own import DIRECTORY, own
 from ..protocol.lwp import LWP, Bell
 from .handlers import Handling
@@ -73,6 +74,7 @@ class Shield:
         self.waiting: set[Bell] = set()
         self.quiet: Any = None
         self._callers = callers
+        self._ends = callers | {_CALL}
         self._put_off = put_off
         self._handle = handle
         self._handling = handling
@@ -143,7 +145,10 @@ class Shield:
         try:
             begun = self._handling.begin()
             try:
-                self._handle(handler, signum, frame)
+                if stands_in_callback(sys._getframe(1), self._ends):
+                    sys.call_tracing(self._handle, (handler, signum, frame))  # else its blocks would be no events
+                else:
+                    self._handle(handler, signum, frame)
             finally:
                 self._handling.end(begun)
                 if handler != self.quiet:

@@ -163,6 +163,64 @@ def test_the_home_waits_with_a_step() -> None:
     )
 
 
+@pytest.mark.parametrize("waits", ["released.acquire()", "LIBC.read(reader, b' ', 1)"], ids=["declared", "discovered"])
+def test_a_handler_that_is_called_before_its_step_resumes(waits: str) -> None:
+    """The home gets the loop back in a callback of the detector's, where the interpreter has no events for others.
+
+    The handler blocks there, on what only the loop can release, and does not continue beside whoever has released it.
+    """
+    play(
+        SETTING,
+        f"""
+        import ctypes
+        LIBC = ctypes.CDLL(None)
+
+        for round in range(10):
+            with pipe() as (reader, writer):
+                block = Block()
+
+                def handler(number, frame):
+                    carrying = asyncio.get_running_loop()._carrying
+                    assert carrying.holder is carrying.home
+                    block()
+                    assert carrying.holder is carrying.home
+                    block.order.append("has the loop")
+
+                async def main():
+                    signal.signal(signal.SIGUSR1, handler)
+                    home = home_of(asyncio.get_running_loop())
+                    released = threading.Lock()
+                    released.acquire()
+
+                    async def carries():
+                        with hybridexec.pinned():
+                            released.release()
+                            os.write(writer, b"x")
+                            in_state(home, "returning")
+                            interrupt(signal.SIGUSR1)
+                            while not asyncio.get_running_loop()._shield.noted:
+                                time.sleep(0)
+                        while not block.began.is_set():
+                            await asyncio.sleep(0)
+                        with hybridexec.pinned():
+                            block.release()
+                            for _ in range(20):
+                                time.sleep(0)
+                            block.order.append("still has it")
+
+                    assert at_home()
+                    task = asyncio.create_task(carries())
+                    {waits}
+                    assert at_home()
+                    await task
+                    assert block.order == ["blocks", "releases", "still has it", "returns", "has the loop"], block.order
+
+                hybridexec.run(main())
+        done()
+        """,
+    )
+
+
 def test_the_loop_stops_meanwhile() -> None:
     """It returns from run_forever when the handler is over."""
     play(
