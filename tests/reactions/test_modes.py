@@ -34,7 +34,7 @@ def sleeps() -> str:
 
 
 def usleeps() -> str:
-    LIBC.usleep(40_000)
+    LIBC.usleep(300_000)  # long enough for a sampler that waits for a CPU
     return "slept"
 
 
