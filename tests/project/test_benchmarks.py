@@ -14,7 +14,7 @@ from helpers import ROOT, environment
 
 pytestmark = pytest.mark.slow
 
-TIME_LIMIT = 55
+TIME_LIMIT = 110
 
 
 def offloaded(times: float) -> dict[str, tuple[str, float]]:
