@@ -23,7 +23,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from helpers import LIBC, Recorder, Scene, fill, fresh, here, holds, pipe, play, running_loop, start
+from helpers import LIBC, Scene, fill, fresh, here, holds, pipe, play, running_loop, start
+from steps import play_preempted
 
 import hybridexec
 from hybridexec import Detection, UpcallKind
@@ -562,21 +563,7 @@ def test_an_exception_of_a_blocking_call_arrives_with_its_traceback(error: type[
 
 
 def test_a_busy_step_is_preempted_for_another_that_ends_it() -> None:
-    over = False
-    recorder = Recorder()
-
-    async def spins() -> None:
-        while not over:
-            pass
-
-    async def ends_it() -> None:
-        nonlocal over
-        over = True
-
-    async def main() -> None:
-        await asyncio.gather(asyncio.create_task(spins(), name="spins"), ends_it())
-
-    hybridexec.run(main(), preempt=0.01, instruments=[recorder])
+    recorder = play_preempted()
     assert recorder.of(UpcallKind.PREEMPTED, "spins")
     (upcall, *_) = recorder.of(UpcallKind.PREEMPTED)
     assert upcall.site is not None

@@ -38,12 +38,7 @@ def test_what_a_task_raises_reaches_who_awaits_it(setting: Setting, kind: type[B
         def raises() -> None:
             raise kind("here")
 
-        async def task() -> None:
-            setting.go(raises)()
-
-        child = asyncio.create_task(task())
-        with setting.away():
-            pass
+        child = setting.task(raises)
         try:
             await child
         except kind as exc:
@@ -61,12 +56,7 @@ def test_what_main_raises_reaches_the_caller(setting: Setting) -> None:
             except KeyError as exc:
                 raise LookupError("outer") from exc
 
-        async def task() -> None:
-            setting.go(raises)()
-
-        child = asyncio.create_task(task())
-        with setting.away():
-            pass
+        child = setting.task(raises)
         try:
             await child
         except LookupError as exc:
@@ -205,12 +195,7 @@ def test_an_exception_that_a_blocking_call_raises_is_the_same(setting: Setting) 
         def raises() -> None:
             os.read(-1, 1)
 
-        async def task() -> None:
-            setting.go(raises)()
-
-        child = asyncio.create_task(task())
-        with setting.away():
-            pass
+        child = setting.task(raises)
         await asyncio.wait([child])
         return shape(child.exception())
 

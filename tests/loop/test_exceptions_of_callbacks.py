@@ -142,12 +142,7 @@ def test_an_exception_that_nobody_retrieves_is_told(setting: Setting) -> None:
         def raises() -> None:
             raise ValueError
 
-        async def task() -> None:
-            setting.go(raises)()
-
-        child = asyncio.create_task(task())
-        with setting.away():
-            pass
+        child = setting.task(raises)
         await asyncio.wait([child])
         del child
         return messages

@@ -165,12 +165,8 @@ class AtStart(Blocks):
     lwp_started = Blocks.waits
 
 
-@pytest.mark.parametrize("kind", [AtBlocked, AtUnblocked, AtStart])
-@pytest.mark.parametrize("block", [blocks_declared, explicit])
-def test_an_instrument_that_blocks_blocks_one_step_and_not_the_loop(
-    kind: type[Blocks], block: Callable[[int], None]
-) -> None:
-    instrument = kind()
+def play_blocked(instrument: Blocks, block: Callable[[int], None]) -> None:
+    """A step blocks, and the instrument with it, until a task releases the instrument."""
     block = fresh(block)
 
     async def releases() -> None:
@@ -189,21 +185,13 @@ def test_an_instrument_that_blocks_blocks_one_step_and_not_the_loop(
     assert instrument.waited
 
 
+@pytest.mark.parametrize("kind", [AtBlocked, AtUnblocked, AtStart])
+@pytest.mark.parametrize("block", [blocks_declared, explicit])
+def test_an_instrument_that_blocks_blocks_one_step_and_not_the_loop(
+    kind: type[Blocks], block: Callable[[int], None]
+) -> None:
+    play_blocked(kind(), block)
+
+
 def test_an_instrument_of_a_discovered_block_that_is_over_does_not_hold_the_loop() -> None:
-    instrument = AtUnblocked()
-    block = fresh(blocks_undeclared)
-
-    async def releases() -> None:
-        while not instrument.waited:
-            await asyncio.sleep(0.001)
-        instrument.released.set()
-
-    async def main() -> None:
-        with pipe() as (reader, writer):
-            task = asyncio.create_task(releases())
-            asyncio.get_running_loop().call_soon(os.write, writer, b"x")
-            block(reader)
-            await task
-
-    hybridexec.run(main(), instruments=[instrument])
-    assert instrument.waited
+    play_blocked(AtUnblocked(), blocks_undeclared)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers import LIBC, Recorder, fresh, pipe, running_loop
+from steps import Spin
 
 import hybridexec
 from hybridexec import Stats, UpcallKind
@@ -58,7 +59,7 @@ def test_the_figures_are_those_of_the_upcalls() -> None:
     """Of declared, discovered and explicit blocks, of one that raises, and of preempted steps."""
     recorder = Recorder()
     reads = fresh(read_undeclared)
-    over = False
+    spin = Spin()
 
     async def declared() -> None:
         with pipe() as (reader, writer):
@@ -80,16 +81,8 @@ def test_the_figures_are_those_of_the_upcalls() -> None:
         with pytest.raises(OverflowError):
             lock.acquire(timeout=1e300)  # refused in the middle of the call
 
-    async def spins() -> None:
-        while not over:
-            pass
-
-    async def ends_it() -> None:
-        nonlocal over
-        over = True
-
     async def main() -> hybridexec.HybridLoop:
-        await asyncio.gather(declared(), discovered(), explicit(), fails(), spins(), ends_it())
+        await asyncio.gather(declared(), discovered(), explicit(), fails(), spin.spins(), spin.ends())
         return running_loop()
 
     stats = hybridexec.run(main(), preempt=0.02, instruments=[recorder]).stats()

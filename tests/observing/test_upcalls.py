@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import steps
 from helpers import LIBC, Recorder, fresh, pipe, play, running_loop, thread_name
 
 import hybridexec
@@ -114,24 +115,10 @@ def test_the_site_of_a_region() -> None:
 
 
 def test_the_site_of_a_preempted_step() -> None:
-    over = False
-    recorder = Recorder()
-
-    async def spins() -> None:
-        while not over:
-            pass
-
-    async def ends_it() -> None:
-        nonlocal over
-        over = True
-
-    async def main() -> None:
-        await asyncio.gather(asyncio.create_task(spins(), name="spins"), ends_it())
-
-    hybridexec.run(main(), preempt=0.01, instruments=[recorder])
+    recorder = steps.play_preempted()
     (upcall, *_) = recorder.of(UpcallKind.PREEMPTED)
     assert upcall.site is not None
-    assert (upcall.site.file, upcall.site.function) == (__file__, spins.__qualname__)
+    assert (upcall.site.file, upcall.site.function) == (steps.__file__, steps.Spin.spins.__qualname__)
     assert (upcall.callable, upcall.detection, upcall.duration) == (None, Detection.PREEMPTED, None)
     assert (upcall.task, upcall.thread) == ("spins", threading.main_thread().name)
     assert not recorder.of(UpcallKind.BLOCKED)

@@ -65,6 +65,17 @@ class Setting:
             case _:
                 return lambda: self._on_spare(function)
 
+    def task(self, function: Callable[[], object]) -> asyncio.Task[None]:
+        """A task that calls the function in that place; the caller awaits it."""
+
+        async def calls() -> None:
+            self.go(function)()
+
+        task = asyncio.create_task(calls())
+        with self.away():
+            pass
+        return task
+
     @staticmethod
     def _after(block: Callable[[], object], function: Callable[[], object]) -> None:
         block()

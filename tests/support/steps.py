@@ -1,4 +1,4 @@
-"""Steps that block, in every way, and steps that are on a spare."""
+"""Steps that block, in every way, steps that compute, and steps that are on a spare."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
-from helpers import LIBC, holds, pipe
+from helpers import LIBC, Recorder, holds, pipe
 
 import hybridexec
 from hybridexec import HybridLoop
@@ -140,6 +140,33 @@ def spin_until(condition: Callable[[], bool]) -> None:
     """Keep the loop until another thread has come to where it shall be."""
     while not condition():
         pass
+
+
+class Spin:
+    """A step that computes until another one ends it: on one loop it ends only if it is preempted."""
+
+    def __init__(self) -> None:
+        self._over = False
+
+    async def spins(self) -> None:
+        while not self._over:
+            pass
+
+    async def ends(self) -> None:
+        """The other one."""
+        self._over = True
+
+
+def play_preempted() -> Recorder:
+    """A task named "spins" is preempted for another that ends it; the upcalls."""
+    recorder = Recorder()
+    spin = Spin()
+
+    async def main() -> None:
+        await asyncio.gather(asyncio.create_task(spin.spins(), name="spins"), spin.ends())
+
+    hybridexec.run(main(), preempt=0.01, instruments=[recorder])
+    return recorder
 
 
 async def block_the_home(release: Callable[[int], Any]) -> None:
