@@ -33,6 +33,7 @@ from typing import Any
 
 from ..detector import stands_in_callback
 from ..platform.own import DIRECTORY, own
+from ..platform.restarting import keeping
 from ..protocol.lwp import LWP, Bell
 from .handlers import Handling
 
@@ -229,7 +230,7 @@ class Shield:
                 if isinstance(handler, Shield) and handler is not self:
                     self._outer = handler
                 if callable(handler) and handler is not self:  # an exception may have kept it from going
-                    self.signal(signum, handler)
+                    keeping(self.signal, signum, handler)
             yield
         finally:
             self._down()
@@ -245,7 +246,7 @@ class Shield:
             for signum, handler in self._handlers.items():
                 if _signal.getsignal(signum) is self:
                     restore = _signal.signal if self._outer in (None, handler) else self._outer.signal
-                    restore(signum, handler)
+                    keeping(restore, signum, handler)
             self._up = False
         except BaseException:  # from a handler that is in its own place again
             self._down()
