@@ -5,9 +5,11 @@ that it is in.  One that comes before that call has begun does neither, and a ho
 waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
 called, and with it all others.  The call that it is in is ended by that, unless the signal that has come would have it
-made again (``signal.siginterrupt``; so asyncio has it for its own handlers): then the nudge does so, too.  So is a home that polls, if another LWP reads that fd: it may be empty again before
-the home's poll has begun.  While a step computes nobody reads it; then the sampler looks at it.  A home whose step has
-something to raise that was put off (``shield.py``) is nudged, too.
+made again (``signal.siginterrupt``; so asyncio has it for its own handlers): then the nudge does so, too.
+
+So is a home that polls, if another LWP reads that fd: it may be empty again before the home's poll has begun.  While a
+step computes nobody reads it; then the sampler looks at it.  A home whose step has something to raise that was put off
+(``shield.py``) is nudged, too.
 """
 
 from __future__ import annotations

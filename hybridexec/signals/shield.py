@@ -5,8 +5,8 @@ right there.  That may be in the middle of the protocol: between a queue and its
 ``blocking().__exit__``, in a callback of the detector, in the start of a thread.  Nothing there could be left half
 done, and no ``try`` can begin early enough.  So, while a loop has the main thread for its home, one function stands in
 for every handler of the program.  When a handler runs is said in ``handlers.py``; what it *raises* where the protocol
-was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector
-or a region does (``reactions.py``), or else when the home is nudged (``nudge.py``), in the step's own code; or out of
+was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector or a region
+does (``reactions/reactions.py``), or else when the home is nudged (``nudge.py``), in the step's own code; or out of
 ``run_forever`` if there is no step.
 
 Whose code was interrupted the stack tells: this package's own code, or anything that it has called, between the
