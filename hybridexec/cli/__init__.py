@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from ..observing.program import explained
 from .extra import lacking
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     except ModuleNotFoundError as exc:
         raise lacking(exc) from None
     except (ImportError, MemoryError, OSError) as exc:  # the system has too little to give
-        raise SystemExit(f"hybridexec: the command line cannot start: {type(exc).__name__}: {exc}") from None
+        raise SystemExit(f"hybridexec: the command line cannot start: {explained(exc)}") from None
     except SystemExit:
         if not todo:  # a help text, or bad arguments
             raise

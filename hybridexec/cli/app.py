@@ -14,6 +14,7 @@ import typer
 import hybridexec
 
 from ..config import INSTRUMENTS, PREFIX, Config, check
+from ..observing.program import explained
 from .extra import lacking
 
 type Todo = list[Callable[[], None]]
@@ -229,7 +230,7 @@ def _doctor(as_json: bool) -> None:
     except ModuleNotFoundError as exc:
         raise lacking(exc) from None
     except (ImportError, MemoryError, OSError) as exc:  # what there is too little of may be what that needs
-        raise SystemExit(f"hybridexec: doctor cannot run: {type(exc).__name__}: {exc}") from None
+        raise SystemExit(f"hybridexec: doctor cannot run: {explained(exc)}") from None
 
 
 def _seconds(value: float) -> float:

@@ -33,6 +33,7 @@ from ..config import PREFIX, Config
 from ..detector import tool
 from ..following import connections, rlocks, thread_locals
 from ..loop import patched
+from ..observing.program import GENERATED, explained
 from ..platform import children, limits
 from . import table
 
@@ -162,11 +163,7 @@ def _sound(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
     try:
         yield from look()
     except Exception as exc:
-        yield Finding(check, State.BROKEN, _reason(exc))
-
-
-def _reason(exc: Exception) -> str:
-    return ": ".join(filter(None, (type(exc).__name__, str(exc))))
+        yield Finding(check, State.BROKEN, explained(exc))
 
 
 def _engines() -> Iterator[Finding]:
@@ -257,7 +254,7 @@ def _uvloop() -> Finding:
     try:
         import uvloop  # noqa: F401
     except ImportError as exc:
-        says = "not installed" if version is None else f"{version} cannot be imported: {exc}"
+        says = "not installed" if version is None else f"{version} cannot be imported: {explained(exc)}"
         return Finding("uvloop", absent, says)
     if version is None:
         return Finding("uvloop", State.FINE, "of unknown version")
@@ -314,7 +311,7 @@ _PROGRAM: dict[str, Any] = {}
 exec(
     compile(
         "def acquire(lock):\n    lock.acquire()\ndef read(function, *args):\n    function(*args)\n",
-        "<hybridexec doctor>",
+        f"{GENERATED}doctor>",
         "exec",
     ),
     _PROGRAM,
@@ -381,7 +378,7 @@ def _tried(check: str, engine: Any, obstacle: type[_Lock | _Pipe]) -> Finding:
     try:
         blocked = obstacle()
     except OSError as exc:
-        return Finding(check, State.BROKEN, _reason(exc))
+        return Finding(check, State.BROKEN, explained(exc))
 
     def release(who: str) -> None:
         if not seen:
@@ -399,7 +396,10 @@ def _tried(check: str, engine: Any, obstacle: type[_Lock | _Pipe]) -> Finding:
         watchdog.start()
         hybridexec.run(coroutine, config=Config(engine=engine))
     except Exception as exc:
-        return Finding(check, State.BROKEN, str(exc) if isinstance(exc, RuntimeError) else _reason(exc))
+        says = explained(exc)
+        if isinstance(exc, RuntimeError):
+            says = says.removeprefix(f"{type(exc).__name__}: ")  # a sentence, as a rule
+        return Finding(check, State.BROKEN, says)
     finally:
         coroutine.close()
         watchdog.cancel()

@@ -12,6 +12,8 @@ from asyncio.base_events import BaseEventLoop
 from asyncio.selector_events import BaseSelectorEventLoop
 from typing import TYPE_CHECKING, Any
 
+from ..observing.log import told
+
 _Base: Any = BaseEventLoop
 _SelectorBase: Any = BaseSelectorEventLoop
 _UnixLoop: Any = unix_events._UnixSelectorEventLoop
@@ -55,10 +57,10 @@ class Lacking:
         if transport.is_closing():
             raise RuntimeError("Transport is closing")
         if not hasattr(transport, "write"):
-            raise RuntimeError(f"sendfile is not supported for transport {transport!r}")
+            raise RuntimeError(f"sendfile is not supported for transport {told(transport)}")
         if not fallback:
             raise asyncio.SendfileNotAvailableError(
-                f"fallback is disabled and native sendfile is not supported for transport {transport!r}"
+                f"fallback is disabled and native sendfile is not supported for transport {told(transport)}"
             )
         if offset:
             file.seek(offset)

@@ -84,6 +84,7 @@ class Crew:
         self.permits = Permits(pending)
         self._serials = itertools.count(1)
         self._reason = ""
+        self._cause: BaseException | None = None
         self._reset(CrewState.OPEN)
         self.submitted = self.moved = 0
         ending.watch(self)
@@ -203,21 +204,22 @@ class Crew:
             self._initializer()
         except BaseException as exc:
             say(logging.CRITICAL, "an initializer of %s raised", self.name, exc=exc)
-            self.breaks("an initializer of the executor has raised, and it is not usable any more")
+            self.breaks("an initializer of the executor has raised, and it is not usable any more", cause=exc)
             return False
         return True
 
-    def breaks(self, reason: str, place: Place | None = None) -> None:
+    def breaks(self, reason: str, place: Place | None = None, *, cause: BaseException) -> None:
         """The executor is not usable any more: what has not started fails.
 
         Args:
             reason: why.
             place: one that has died: what had started there fails too.
+            cause: what was raised; only the program is told of its text.
         """
         with self.lock:
             if self.state is CrewState.OPEN:
                 self.state = CrewState.BROKEN
-            self._reason = self._reason or reason
+            self._reason, self._cause = self._reason or reason, self._cause or cause
             failed = [
                 user_thread
                 for user_thread in self.live
@@ -230,7 +232,9 @@ class Crew:
 
     def broken(self) -> concurrent.futures.thread.BrokenThreadPool:
         """What is raised for who comes too late."""
-        return concurrent.futures.thread.BrokenThreadPool(self._reason)
+        broken = concurrent.futures.thread.BrokenThreadPool(self._reason)
+        broken.__cause__ = self._cause
+        return broken
 
     # ---------------------------------------------------------------- the end
 

@@ -233,7 +233,7 @@ class LoopThread:
                         say(logging.ERROR, "a callback on %s raised; the loop continues", self.name, exc=exc)
         except BaseException as exc:
             say(logging.CRITICAL, "the home %s ends", self.name, exc=exc)
-            self._crew.breaks(f"a loop of the executor was ended by {told(exc)}", self)
+            self._crew.breaks(f"a loop of the executor was ended by {told(exc)}", self, cause=exc)
 
     # ---------------------------------------------------------------- steps of the loop
 

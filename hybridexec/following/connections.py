@@ -13,7 +13,8 @@ One that a step is in the middle of using, without the loop, is waited for befor
 would see to that; but CPython waits for SQLite's lock with the GIL in its hand here and there, and what has the lock
 may need the GIL (a function of the program's that SQLite calls).
 
-Whether a connection is checked, and which thread has made it, are fields of a structure of CPython's (``memory.py``).
+Whether a connection is checked, and which thread has made it, are fields of a structure of CPython's
+(``platform/memory.py``).
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from typing import Any
 from ..protocol.lwp import LWP
 
 SNIFFIO = "sniffio"
-_TRIO = "trio._core._run_context"
+_TRIO = "trio._core._run"  # which imports them, or, before trio 0.28, makes them
 
 type _Marks = list[tuple[Any, str, Any]]  # the thread-local, the name, the value
 

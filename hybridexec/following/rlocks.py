@@ -25,8 +25,8 @@ it again by ``with`` and blocks has not acquired it, as far as can be told, and 
 where ``_acquire_restore`` had to wait, the thread of the former carrier is the owner until the event of its return, for
 the few instructions that takes.
 
-Where the owner stands in an ``RLock`` is found by trial (``memory.py``).  If it cannot be found, ``FOLLOW`` is False,
-and ``reactions/affinity.py`` binds whose step owns one to its LWP.
+Where the owner stands in an ``RLock`` is found by trial (``platform/memory.py``).  If it cannot be found, ``FOLLOW`` is
+False, and ``reactions/affinity.py`` binds whose step owns one to its LWP.
 """
 
 from __future__ import annotations

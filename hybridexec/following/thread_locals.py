@@ -6,8 +6,8 @@ is a word or two of the thread's state: since 3.13 a key and a sentinel, before 
 *wears* its home's from the first time that it carries the loop, and has its own again before it ends.  That costs a few
 microseconds for each LWP, and nothing for a handoff.
 
-The words are found by their values (``memory.py``), and the first loop of the process tries it out with a thread that
-ends at once.  Where it does not hold the log says so, and values stay with their threads.
+The words are found by their values (``platform/memory.py``), and the first loop of the process tries it out with a
+thread that ends at once.  Where it does not hold the log says so, and values stay with their threads.
 
 **On 3.12** the dictionary holds two more things, which are the thread's and not the loop's:
 

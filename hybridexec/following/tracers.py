@@ -8,7 +8,8 @@ it sets the same, if it has something else.  While nobody traces, that is a comp
   tracers do); such a tool has a hook for new threads, which starts another such object there (``threading.settrace``).
   So where there is a hook an LWP gets that, and then keeps what the hook has made of it.
 * The sampler takes the loop from a step that stands in a call, and no function tells what another thread's tracer is.
-  It is read from CPython's structure (``memory.py``); only with the GIL, as the other thread might change it meanwhile.
+  It is read from CPython's structure (``platform/memory.py``); only with the GIL, as the other thread might change it
+  meanwhile.
 * A tracer that runs is not called again: where the loop leaves a step at a debugger's prompt (if told to), it goes
   on without that debugger, until the step is back.
 * A step that was without the loop may have set a tracer there (in ``blocking()``): when it comes back it is the loop's.

@@ -1,8 +1,8 @@
 """HybridLoop: the asyncio face of a loop that moves.
 
 What makes it an event loop (transports, the poll) is its engine's (``engines/``), over which it is laid.  Replaced are
-the parts that ask "which thread is this?": how the loop runs and ends (here; ``carrying.py`` decides which LWP carries
-it), how a step is run (``turns.py``), and what goes along from thread to thread (``following/``).
+the parts that ask "which thread is this?": how the loop runs and ends (here; ``protocol/carrying.py`` decides which LWP
+carries it), how a step is run (``turns.py``), and what goes along from thread to thread (``following/``).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The protocol speaks while others wait for it, so saying something never fails: w
 raises (a full disk) is printed to stderr once, where that can be, and goes no further.
 
 **No value of the program is said**, in no record and in no exception of ours: a log is read by others than the
-program's users, and a value may be a password or a megabyte.  :func:`told` is what may be said of one.
+program's users, and a value may be a password or a megabyte.  :func:`told` is what may be said of one, and
+:func:`raised` what may be said of an exception, whose text is a value, too.
 
 **Nothing is said a thousand times**: what may go wrong at each call is a :class:`Trouble`.
 """
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import logging
 import math
 import sys
-import traceback
 import types
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -30,7 +31,7 @@ CAUSES = 8
 """How many causes of one trouble are said; those that come after them are counted."""
 
 LISTED = 16
-"""How many lines a record has at most that lists things."""
+"""How many lines a record has at most that lists things; an exception, for each that has led to it."""
 
 AGAIN = 60.0
 """Seconds without a trouble after which it is news again, and after which a summary may follow another."""
@@ -48,14 +49,17 @@ def say(level: int, message: str, *args: object, exc: BaseException | None = Non
         level: one of ``logging``'s levels.
         message: a format; names, types and places only, and no values of the program.
         *args: what is put into it.
-        exc: an exception whose traceback is logged, too.
+        exc: an exception that is told of, too, without its text.
 
     Raises:
         BaseException: on the main thread, what is no ``Exception``: a signal handler has raised it, as far as anybody
             can tell.
     """
     try:
-        logger.log(level, message, *args, exc_info=exc)
+        if exc is None:
+            logger.log(level, message, *args, stacklevel=2)
+        elif logger.isEnabledFor(level):
+            logger.log(level, f"{message}: %s", *args, raised(exc), stacklevel=2)
     except BaseException as failure:
         if not isinstance(failure, Exception) and on_main_thread():
             raise
@@ -68,8 +72,7 @@ def _report(failure: Any) -> None:
     with contextlib.suppress(Exception):
         if not _reported:
             _reported = True
-            print("hybridexec: a handler of the log has raised:", file=sys.stderr)
-            traceback.print_exception(failure, limit=-4, file=sys.stderr)
+            print(f"hybridexec: a handler of the log has raised: {raised(failure)}", file=sys.stderr)
 
 
 class Trouble:
@@ -141,3 +144,22 @@ def told(value: object) -> str:
 
 _qualname: Callable[[Any], str] = type.__dict__["__qualname__"].__get__
 """The name of a class; a metaclass may have another idea of it."""
+
+
+def raised(exc: BaseException) -> str:
+    """What a log may say of an exception: a traceback of types and places, without texts and lines of source."""
+    parts: list[str] = []
+    known: set[int] = set()
+    one: BaseException | None = exc
+    while one is not None and id(one) not in known and len(parts) < CAUSES:
+        known.add(id(one))
+        number = errno.errorcode.get(one.errno or 0) if isinstance(one, OSError) else None
+        places: list[str] = []
+        traceback = one.__traceback__
+        while traceback is not None:
+            code = traceback.tb_frame.f_code
+            places.append(f"\n  {code.co_filename}:{traceback.tb_lineno}:{code.co_qualname}")
+            traceback = traceback.tb_next
+        parts.append("".join([_qualname(type(one)), f" ({number})" if number else "", *places[-LISTED:]]))
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return "\nafter ".join(parts)

@@ -25,6 +25,9 @@ _LIBRARY = tuple(
 )
 _INSTALLED = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 
+GENERATED = "<hybridexec "
+"""What the names of code begin with that is ours and plays a program's."""
+
 
 class Owner(enum.Enum):
     """Whose a file is."""
@@ -82,3 +85,18 @@ def _origin(frame: FrameType, inner: FrameType | None) -> Origin:
     code = frame.f_code
     via = None if inner is None else f"{inner.f_globals.get('__name__', '?')}.{inner.f_code.co_qualname}"
     return Origin(CallSite(code.co_filename, frame.f_lineno or 0, code.co_qualname), via)
+
+
+def explained(exc: BaseException) -> str:
+    """What may be said of an exception to people: its type, with its text if the interpreter or a library raised it.
+
+    The text of one that has come by the program's code may be a value of the program's: of that, the place is told.
+    """
+    site, traceback = None, exc.__traceback__
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        if owner(code.co_filename) is Owner.PROGRAM and not code.co_filename.startswith(GENERATED):
+            site = CallSite(code.co_filename, traceback.tb_lineno, code.co_qualname)
+        traceback = traceback.tb_next
+    name = type(exc).__name__
+    return f"{name} at {site}" if site is not None else ": ".join(filter(None, (name, str(exc))))

@@ -52,6 +52,7 @@ class Suite:
         self._test = _BETWEEN
         self._made = 0  # loops, since it began
         self._refused: list[BlockingCallError] = []  # in this phase
+        self._wrong: dict[str, str] = {}  # what is wrong with the markers of tests
         self._loops: weakref.WeakSet[HybridLoop] = weakref.WeakSet()
         self._blocks = Blocks(lambda: self._test)
         for module in (calls, reactions):  # a traceback is to end at the call
@@ -95,12 +96,15 @@ class Suite:
         return f"hybridexec: {hybridexec.__version__}, mode {self._config({}).mode}"
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Refuse markers with options that are none."""
+        """Refuse markers with options that are none, before any test runs; in a worker of pytest-xdist, their tests."""
         for item in items:
             try:
                 self._config(_options_of(item))
             except (TypeError, ValueError) as exc:
-                raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.hybridexec: {exc}") from None
+                wrong = f"{item.nodeid}: @pytest.mark.hybridexec: {exc}"
+                if not hasattr(item.config, "workerinput"):
+                    raise pytest.UsageError(wrong) from None
+                self._wrong[item.nodeid] = wrong  # of a worker of pytest-xdist that gives up nobody hears why
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """A worker of pytest-xdist sends its rows to who shows them."""
@@ -129,7 +133,7 @@ class Suite:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Phase:
         """The test's options are in force."""
         self._test = item.nodeid
-        self._options = _options_of(item)
+        self._options = {} if item.nodeid in self._wrong else _options_of(item)
         self._made = 0
         config = self._config(self._options)
         for loop in self._loops:
@@ -149,6 +153,8 @@ class Suite:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Phase:
         """The test itself."""
+        if item.nodeid in self._wrong:
+            pytest.fail(self._wrong[item.nodeid], pytrace=False)
         result = yield from self._phase(item, "call")
         if not self._made:
             self._check_fixed()

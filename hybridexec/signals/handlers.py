@@ -35,7 +35,7 @@ detector calls it (a step that has just got the loop back), the interpreter's ev
 those that are
 called without the loop while the home polls or waits.  There is no step then, but the others rely on the home: it is
 the one that polls, or the next to be woken.  So the sampler looks at such a handler, too, and if it stands where it was
-a threshold before, the home is *excused* until the handler is over (``carrying.py``).
+a threshold before, the home is *excused* until the handler is over (``protocol/excused.py``).
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ CPython calls signal handlers on the main thread alone, between two instructions
 that it is in.  One that comes before that call has begun does neither, and a home whose step has just lost the loop
 waits for the interpreter right there.  So when the wake-up fd tells of a signal and the home is blocked, it is
 *nudged*: sent a signal that means nothing (SIGURG, as Go's runtime does), until the handler of that one has been
-called, and with it all others.  So is a home that polls, if another LWP reads that fd: it may be empty again before
-the home's poll has begun.  While a step computes nobody reads it; then the sampler looks at it.  A home whose step has
-something to raise that was put off (``shield.py``) is nudged, too.
+called, and with it all others.  The call that it is in is ended by that, unless the signal that has come would have it
+made again (``signal.siginterrupt``; so asyncio has it for its own handlers): then the nudge does so, too.
+
+So is a home that polls, if another LWP reads that fd: it may be empty again before the home's poll has begun.  While a
+step computes nobody reads it; then the sampler looks at it.  A home whose step has something to raise that was put off
+(``shield.py``) is nudged, too.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from types import FrameType
 
 from ..detector.calls import excluded
 from ..platform.own import own
+from ..platform.restarting import restarts
 from ..protocol.carrying import Carrying
 from ..protocol.lwp import LWP, LwpState
 from .shield import Shield
@@ -49,6 +53,7 @@ class Nudges:
         self._call_later = call_later
         self._serve = serve
         self._due = 0  # how often the home has to answer
+        self._restarts = False  # whether all signals that this is for leave calls to be made again
         self._nudging = False  # a timer is set
         self._peeked = 0  # how much of what the wake-up fd tells has been looked at, and not read
         self._mine = False  # the signal's handler is ours
@@ -81,24 +86,29 @@ class Nudges:
             return
         if len(numbers) > self._peeked:
             self._peeked = len(numbers)
-            if numbers.translate(None, _NO_SIGNALS):
-                self._due = ANSWERS
+            self._note(numbers)
         if self._due > 0:
-            self.remind()
+            self._send(restart=self._restarts)
 
     def came(self, numbers: bytes) -> None:
         """The wake-up fd has told of signals."""
         self._peeked = 0
-        if numbers.translate(None, _NO_SIGNALS):
+        if self._note(numbers) and not self._nudging:
+            self._nudge()
+
+    def _note(self, numbers: bytes) -> bool:
+        """Have the home answer, if these are signals.  Returns whether they are."""
+        came = numbers.translate(None, _NO_SIGNALS)
+        if came:
+            self._restarts = (self._restarts or self._due <= 0) and all(map(restarts, came))
             self._due = ANSWERS
-            if not self._nudging:
-                self._nudge()
+        return bool(came)
 
     def _nudge(self) -> None:
         home = self._carrying.home
         self._nudging = self._mine and self._due > 0 and home is not None and self._may_miss(home)
-        if self._nudging and home is not None and _NUDGE is not None:
-            signal.pthread_kill(home.ident, _NUDGE)
+        if self._nudging:
+            self._send(restart=self._restarts)
             self._call_later(NUDGE_PAUSE, self._nudge)
 
     def _may_miss(self, home: LWP) -> bool:
@@ -111,8 +121,12 @@ class Nudges:
 
         Who asks does so until that is done.
         """
+        self._send(restart=False)
+
+    def _send(self, *, restart: bool) -> None:
         home = self._carrying.home
         if self._mine and home is not None and _NUDGE is not None:
+            signal.siginterrupt(_NUDGE, not restart)
             signal.pthread_kill(home.ident, _NUDGE)
 
     def _answered(self, signum: int, frame: FrameType | None) -> None:

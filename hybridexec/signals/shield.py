@@ -5,8 +5,8 @@ right there.  That may be in the middle of the protocol: between a queue and its
 ``blocking().__exit__``, in a callback of the detector, in the start of a thread.  Nothing there could be left half
 done, and no ``try`` can begin early enough.  So, while a loop has the main thread for its home, one function stands in
 for every handler of the program.  When a handler runs is said in ``handlers.py``; what it *raises* where the protocol
-was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector
-or a region does (``reactions.py``), or else when the home is nudged (``nudge.py``), in the step's own code; or out of
+was interrupted is **put off**.  It is raised again where the step goes on: at the end of what the detector or a region
+does (``reactions/reactions.py``), or else when the home is nudged (``nudge.py``), in the step's own code; or out of
 ``run_forever`` if there is no step.
 
 Whose code was interrupted the stack tells: this package's own code, or anything that it has called, between the
@@ -33,6 +33,7 @@ from typing import Any
 
 from ..detector import stands_in_callback
 from ..platform.own import DIRECTORY, own
+from ..platform.restarting import keeping
 from ..protocol.lwp import LWP, Bell
 from .handlers import Handling
 
@@ -229,7 +230,7 @@ class Shield:
                 if isinstance(handler, Shield) and handler is not self:
                     self._outer = handler
                 if callable(handler) and handler is not self:  # an exception may have kept it from going
-                    self.signal(signum, handler)
+                    keeping(self.signal, signum, handler)
             yield
         finally:
             self._down()
@@ -245,7 +246,7 @@ class Shield:
             for signum, handler in self._handlers.items():
                 if _signal.getsignal(signum) is self:
                     restore = _signal.signal if self._outer in (None, handler) else self._outer.signal
-                    restore(signum, handler)
+                    keeping(restore, signum, handler)
             self._up = False
         except BaseException:  # from a handler that is in its own place again
             self._down()

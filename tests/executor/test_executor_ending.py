@@ -169,10 +169,15 @@ def test_an_initializer_that_raises_breaks_the_executor(
 
     with caplog.at_level(logging.CRITICAL), executing(**options, initializer=initialize) as executor:
         future = executor.submit(double, 1)
-        assert isinstance(future.exception(PATIENCE), BrokenThreadPool)
-        with pytest.raises(concurrent.futures.BrokenExecutor, match="initializer"):
+        broken = future.exception(PATIENCE)
+        assert isinstance(broken, BrokenThreadPool)
+        assert str(broken.__cause__) == "it fails"
+        with pytest.raises(concurrent.futures.BrokenExecutor, match="initializer") as caught:
             executor.submit(double, 1)
-    assert "it fails" in caplog.text
+        assert caught.value.__cause__ is broken.__cause__
+    assert "LookupError\n" in caplog.text
+    assert f"{__file__}:" in caplog.text
+    assert "it fails" not in caplog.text
     assert not lwps()
 
 

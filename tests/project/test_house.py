@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -136,6 +137,19 @@ def test_the_loop_has_asyncios_names_and_no_others(engine: Any) -> None:
         "engine_name",
         "stats",
     }
+
+
+def test_the_files_that_a_docstring_names_exist() -> None:
+    """A file is named by its path from the folder of who names it, or from the package."""
+    library = {"socket.py"}
+    wrong = [
+        f"{path.relative_to(PACKAGE.parent)}: {name}"
+        for folder in (PACKAGE, PACKAGE.parent / "pytest_hybridexec")
+        for path in folder.rglob("*.py")
+        for name in re.findall(r"``([\w./-]+\.py)``", path.read_text())
+        if name not in library and not (path.parent / name).is_file() and not (PACKAGE / name).is_file()
+    ]
+    assert not wrong
 
 
 PATCHES = """
