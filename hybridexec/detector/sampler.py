@@ -121,7 +121,7 @@ class Sampler:
         self._reset()
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may close a loop on a thread that is inside of it
         self._loops: dict[Responder, _Look] = {}
         self._sleep = _Sleep()
         self._thread: threading.Thread | None = None
@@ -226,7 +226,7 @@ class Sampler:
 
     def _set_tick(self) -> None:
         ticks = []
-        for reactions in self._loops:
+        for reactions in list(self._loops):
             ticks.append(min(reactions.threshold, (reactions.preempt or 60) / 4))
         self._tick = min(ticks)
 
@@ -464,7 +464,7 @@ class Sampler:
 
 def _await_end(*threads: threading.Thread | None) -> None:
     for thread in threads:
-        if thread is not None and has_started(thread):
+        if thread is not None and thread is not os_thread() and has_started(thread):
             thread.join()
 
 

@@ -22,7 +22,7 @@ NAME = "hybridexec"
 CANDIDATES = (3, 4)
 """The tool ids that are nobody's by convention; the others belong to debuggers, coverage, profilers, optimizers."""
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a finalizer may close a loop on a thread that is inside of it
 _users = 0
 _events = 0
 _said = False  # that it was taken away, for as long as the tool id is taken
@@ -145,7 +145,7 @@ def refresh() -> None:
 def forked() -> None:
     """This process is a child: the lock may have been held by a thread that is not in it."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 def _at_exit() -> None:

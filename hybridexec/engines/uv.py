@@ -118,8 +118,14 @@ class UvEngine(Lacking, Loop, Engine):  # type: ignore[misc]
         self._poll.run_ends()
 
     def _unmake(self) -> None:
-        """Its making has failed half way: its finalizer closes what there is."""
-        self._poll.give_reserve()
+        """Its making has failed half way, anywhere: its finalizer closes what there is of uvloop's."""
+        if "_poll" in vars(self):
+            self._poll.give_reserve()
+        if "_csock" in vars(self):
+            super().remove_reader(self._ssock)
+            self._ssock.close()
+            self._csock.close()
+            del self._ssock, self._csock
 
     # ---------------------------------------------------------------- asyncio's parts, which uvloop has in its own way
 

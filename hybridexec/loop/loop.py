@@ -93,13 +93,13 @@ class HybridLoop(_Engine):
         detector.attach()
         try:
             super().__init__()
+            carrying = self._carrying
+            carrying.ready, carrying.timers, carrying.host.poll = self._ready, self._scheduled, self._poll
+            forking.watch(self)
         except BaseException:
             detector.detach()
             self._unmake()
             raise
-        carrying = self._carrying
-        carrying.ready, carrying.timers, carrying.host.poll = self._ready, self._scheduled, self._poll
-        forking.watch(self)
 
     def _assemble(self) -> None:
         """Make the parts of the loop, and let them know each other."""

@@ -254,7 +254,8 @@ class Turns:
             Whether it has ended inside of ``blocking()``, which it was told of.
         """
         unfinished = False
-        if self._carrying.holder is not lwp or lwp.region or lwp.watch.trap is not None:
+        watch = lwp.watch
+        if self._carrying.holder is not lwp or lwp.region or watch.trap is not None or watch.call is not None:
             region = lwp.region
             unfinished = region is not None
             if region is Region.AWAY:

@@ -87,7 +87,8 @@ def borrow(carrying: Carrying) -> bool:
     """The home's step is BLOCKED, and a signal handler interrupts its call: hold the loop, or wait for it.
 
     Returns:
-        Whether the loop is held, until the home leaves it again; False if it cannot be had within the bound.
+        Whether the loop is held; False if it cannot be had within the bound.  The home gives it back in any case, also
+        if this raises.
     """
     home = carrying.home
     assert home is not None
@@ -98,7 +99,7 @@ def borrow(carrying: Carrying) -> bool:
                 exhausted = carrying.exhausted
                 carrying.unqueue(home)
                 carrying.take(home)
-                carrying.exhausted = exhausted  # it leaves again at once
+                carrying.exhausted = exhausted  # it gives it back at once
                 return True
             if carrying.summoned is None:
                 carrying.summoned = monotonic()
@@ -117,6 +118,26 @@ def borrow(carrying: Carrying) -> bool:
             home.sleep(HOME_NAP)
         except BaseException as exc:
             carrying.note_interrupt(home, exc)
+
+
+def give_back(carrying: Carrying, home: LWP) -> None:
+    """The home's step is in its call again, and without the loop, wherever an exception has found it meanwhile.
+
+    Unlike a move that leaves the loop this one cannot be refused: the call is under way.
+    """
+    with carrying.mutex:
+        if carrying.state is LoopState.FORKED:
+            return
+        if carrying.holder is home:
+            if home in carrying.detached:
+                carrying.take(home)  # it was broken off: it is made whole before it is undone
+            carrying.detached.add(home)
+            carrying.free()
+        carrying.unqueue(home)
+        home.state = LwpState.BLOCKED
+        wake = carrying.mend()
+    for each in wake:
+        carrying.send(each)
 
 
 def summon(carrying: Carrying) -> None:

@@ -63,32 +63,42 @@ def excuse(carrying: Carrying, handler: Handler, call: Any, *, moves: bool) -> b
 
 
 def report_back(carrying: Carrying, handler: Handler) -> Any:
-    """The home's signal handler has returned: the home does again what it did.  Returns what it has blocked in."""
-    successor = None
+    """The home's signal handler has returned: the home does again what it did.  Returns what it has blocked in, once.
+
+    What an exception has broken off of it can be done once more.
+    """
+    successor, waits = None, False
     with carrying.mutex:
         carrying.handler = handler.outer
         home = carrying.home
-        if handler.duty is None or home is None:
-            return handler.call
-        if not handler.had_step:
-            carrying.detached.discard(home)
-        if handler.duty is LwpState.POLLING:
-            home.state = LwpState.POLLING
-            carrying.pollers.append(home)
-        elif handler.duty is LwpState.RUNNING:
-            # At once: from here on others may count on it again, also while another handler interrupts this.
-            carrying.queue_as_returning(home, monotonic())
-            successor = carrying.successor() if carrying.is_claimable() else None
-        else:
-            home.state = LwpState.WOKEN
-    if handler.duty is LwpState.RUNNING:
-        carrying.send(successor)
-        carrying.wait(home, LwpState.RETURNING)
-        with carrying.mutex:
-            carrying.stale = True  # what its poll has found, if that had ended when the signal came
-            home.state = LwpState.POLLING
-            carrying.holder_ident = 0
-    elif home.state is LwpState.WOKEN:
-        home.wake()
-    carrying.host.turns.break_poll()  # its poll may last too long by now, and others may have something to tell it
-    return handler.call
+        if handler.duty is not None and home is not None:
+            if not handler.had_step:
+                carrying.detached.discard(home)
+            if handler.duty is LwpState.POLLING:
+                home.state = LwpState.POLLING
+                if home not in carrying.pollers:
+                    carrying.pollers.append(home)
+            elif handler.duty is not LwpState.RUNNING:
+                home.state = LwpState.WOKEN
+            elif carrying.holder is home:
+                carrying.take(home)  # it was broken off
+            else:
+                waits = True
+                # At once: from here on others may count on it again, also while another handler interrupts this.
+                carrying.unqueue(home)
+                carrying.queue_as_returning(home, monotonic())
+                successor = carrying.successor() if carrying.is_claimable() else None
+    if handler.duty is not None and home is not None:
+        if handler.duty is LwpState.RUNNING:
+            if waits:
+                carrying.send(successor)
+                carrying.wait(home, LwpState.RETURNING)
+            with carrying.mutex:
+                carrying.stale = True  # what its poll has found, if that had ended when the signal came
+                home.state = LwpState.POLLING
+                carrying.holder_ident = 0
+        elif home.state is LwpState.WOKEN:
+            home.wake()
+        carrying.host.turns.break_poll()  # it may last too long by now, and others may have something to tell it
+    call, handler.call = handler.call, None
+    return call

@@ -144,7 +144,10 @@ class Affinity:
                 self.bind(lwp, task, lock, lock._is_owned)
         lwp.luggage.owned, lwp.luggage.suspended = [], []  # not before: what fails is done once more
         for task in list(lwp.bound_tasks):
-            for reason, holds in list(self._reasons[task]):
+            for reason, holds in list(self._reasons.get(task, ())):
                 if task.done() or not holds():
                     self.unbind(task, reason)
+            if task not in self._reasons and task in lwp.bound_tasks:  # an exception has broken that off
+                self.bound.pop(task, None)
+                lwp.bound_tasks.remove(task)
         lwp.luggage.check_bindings = lwp.slow_exit = bool(lwp.bound_tasks) or bool(self.rlocks.held)

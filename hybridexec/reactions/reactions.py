@@ -138,7 +138,9 @@ class Reactions:
             if trap is not None and trap.call is call:
                 traps.disarm(trap)
         except BaseException:
+            lwp.watch.call = call.outer
             self.carrying.hold_again(lwp)
+            self._tell(call)
             raise
         self.resume(lwp, call)
         if call.binds is Binds.ATTRIBUTES:

@@ -95,13 +95,13 @@ class Handling:
                 return
             if home.state is LwpState.BLOCKED:
                 trap = self._disarmed(home)
-                if turn is Turn.BORROWED and borrowing.borrow(carrying):
-                    self._call_borrowed(home, call, region, trap)
-                else:  # without the loop, for which no call of its may wait
-                    try:
+                try:
+                    if turn is Turn.BORROWED:
+                        self._borrow(home, call, region)
+                    else:  # without the loop, for which no call of its may wait
                         call()
-                    finally:
-                        self._arm_again(trap)
+                finally:
+                    self._arm_again(trap)
                 return
         finally:
             home.region = region
@@ -121,37 +121,50 @@ class Handling:
         """None waits any more."""
         self._carrying.summoned = None
 
-    def _call_borrowed(self, home: LWP, call: Callable[[], None], region: Region | None, trap: Trap | None) -> None:
-        """In the middle of a call of the home's step, in this region and with this trap: leave the loop again."""
+    def _borrow(self, home: LWP, call: Callable[[], None], region: Region | None) -> None:
+        """In the middle of a call of the home's step, in this region: with the loop, if it can be had."""
         carrying = self._carrying
         outer, running = home.watch.call, events._get_running_loop()
+        try:
+            if borrowing.borrow(carrying):
+                self._call_borrowed(home, call)
+            else:
+                call()
+        finally:
+            home.watch.call, home.region = outer, Region.OWN
+            try:
+                borrowing.give_back(carrying, home)
+            except BaseException:
+                borrowing.give_back(carrying, home)  # what was broken off is done once more
+                raise
+            finally:
+                if region is Region.AWAY and IN_DICTIONARY:
+                    home.luggage.wardrobe.part()
+                events._set_running_loop(running)
+
+    def _call_borrowed(self, home: LWP, call: Callable[[], None]) -> None:
         events._set_running_loop(home.watch.reactions.loop)
         home.region = None
         try:
             call()
         finally:
             self._settle(home)
-            home.watch.call, home.region = outer, Region.OWN
-            self._arm_again(trap)
-            carrying.leave(home, LwpState.BLOCKED)
-            if region is Region.AWAY:
-                if IN_DICTIONARY:
-                    home.luggage.wardrobe.part()
-                events._set_running_loop(running)
 
     def with_loop(self, home: LWP, call: Callable[[], None]) -> None:
         """The home holds the loop, and has no step, or one that has just waited for that: call them first."""
         handle, outer, region = home.handle, home.watch.call, home.region
         trap = self._disarmed(home)
-        home.region = None
-        if handle is None:
-            home.handle = StandIn("<a signal handler>")
         try:
-            call()
+            home.region = None
+            if handle is None:
+                home.handle = StandIn("<a signal handler>")
+            try:
+                call()
+            finally:
+                self._settle(home)
+                if handle is None and home.slow_exit:
+                    self._after_step(home)
         finally:
-            self._settle(home)
-            if handle is None and home.slow_exit:
-                self._after_step(home)
             home.handle, home.watch.call, home.region = handle, outer, region
             self._arm_again(trap)
 
@@ -181,11 +194,22 @@ class Handling:
         carrying = self._carrying
         home = carrying.home
         handler = carrying.handler = Handler(home is not None and home.state in RELIED_ON, carrying.handler)
-        self._look()
+        try:
+            self._look()
+        except BaseException:
+            carrying.handler = handler.outer  # it is not called, and nobody tells its end
+            raise
         return handler
 
     def end(self, handler: Handler) -> None:
         """It is over: the home is where it was, and so is what was told of it."""
+        try:
+            self._end(handler)
+        except BaseException:
+            self._end(handler)  # what was broken off is done once more: others rely on the home again
+            raise
+
+    def _end(self, handler: Handler) -> None:
         home = self._carrying.home
         ended = monotonic()  # what follows is waiting for the loop
         call = report_back(self._carrying, handler)

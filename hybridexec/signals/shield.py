@@ -101,14 +101,21 @@ class Shield:
             self._came(self.pending.popleft(), sys._getframe(1))
 
     def _came(self, signum: int, frame: FrameType | None) -> None:
-        handler = self._known(signum)
-        if handler is None:
-            return
-        if not self._up or _is_plain(handler):
-            self._call(handler, signum, frame)
-        else:
-            self.noted.append(signum)
-            self.attend(frame)
+        try:
+            handler = self._known(signum)
+            if handler is None:
+                return
+            if not self._up or _is_plain(handler):
+                self._call(handler, signum, frame)
+            else:
+                self.noted.append(signum)
+                self.attend(frame)
+        except BaseException as exc:
+            if self.noted:
+                self._handling.summon()  # this has failed before they were called
+            if self._surfaces(frame):
+                raise
+            self._put_off(exc)
 
     def attend(self, frame: FrameType | None) -> None:
         """Call the handlers that wait for the loop, if they need not wait any longer.
@@ -156,9 +163,13 @@ class Shield:
                     for bell in list(self.waiting):
                         bell.ring()
         except BaseException as exc:
-            if not self._up or not self._interrupts_protocol(frame):
+            if self._surfaces(frame):
                 raise
             self._put_off(exc)
+
+    def _surfaces(self, frame: FrameType | None) -> bool:
+        """Whether an exception comes up where a signal has come."""
+        return not self._up or not self._interrupts_protocol(frame)
 
     def _known(self, signum: int) -> Any:
         """The program's handler."""

@@ -102,6 +102,7 @@ def play(fault: Fault, arguments: tuple[str, ...], engine: str, limit: float) ->
         process.kill()
         output, _ = process.communicate()
         output += "\nkilled: it hangs"
+    output += f"exit status {process.returncode}\n" if process.returncode else ""
     lines = output.splitlines()
     skipped = next((line for line in lines if line.startswith("skipped: ")), "")
     survived = process.returncode == 0 and bool(lines) and lines[-1] == "over"

@@ -18,10 +18,9 @@ from typing import Any, NamedTuple
 PACKAGE = "hybridexec"
 
 PROBED = (
-    "affinity", "carrying", "detector", "following", "handling", "home", "log", "loop", "lwp", "pool", "reactions",
-    "shield", "telling", "threads", "turns", "upcalls",
+    "detector", "engines", "following", "loop", "observing", "platform", "protocol", "reactions", "signals",
 )  # fmt: skip
-"""The modules and packages that a block passes through."""
+"""The floors that a block passes through."""
 
 
 class Site(NamedTuple):
@@ -138,6 +137,8 @@ def install() -> None:
     spec = importlib.util.find_spec(PACKAGE)
     assert spec is not None
     assert spec.origin is not None
+    floors = {path.name for path in Path(spec.origin).parent.iterdir()}
+    assert floors.issuperset(PROBED), "a floor has another name now, and would not be probed"
     source = (Path(__file__).parent / "probe.py").read_text()
     names: dict[str, Any] = {"__name__": "probe"}
     exec(compile(source, Path(spec.origin).parent / "probe.py", "exec"), names)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +24,14 @@ import pytest
 from helpers import LIBC, ROOT, lwps, pipe, running_loop
 
 import hybridexec
+from hybridexec.detector import tool
 from hybridexec.detector.sampler import Sampler
 from hybridexec.loop.turns import Turns
 from hybridexec.platform import threads
 from hybridexec.platform.threads import OsThread
 from hybridexec.protocol.carrying import Carrying
 from hybridexec.protocol.lwp import LWP
+from hybridexec.reactions.reactions import Reactions
 from hybridexec.signals.mailbox import _Letter
 
 pytestmark = [
@@ -261,6 +266,73 @@ def test_the_result_of_main_is_not_lost_where_no_thread_can_be_had_at_the_end(mo
         return "the result"
 
     assert hybridexec.run(main()) == "the result"
+
+
+def test_a_finalizer_may_close_a_loop_while_the_sampler_is_told_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for the lock that its own thread has taken."""
+    forgotten: list[Any] = [hybridexec.new_event_loop()]
+    loop = weakref.ref(forgotten[0])
+    set_tick = Sampler._set_tick
+
+    def collecting(sampler: Sampler) -> None:
+        forgotten.clear()
+        gc.collect()
+        set_tick(sampler)
+
+    monkeypatch.setattr(Sampler, "_set_tick", collecting)
+    with pytest.warns(ResourceWarning, match="unclosed event loop"):
+        assert hybridexec.run(passes_a_lock(lambda lock: lock.acquire())) == ["releases", "has it"]
+    assert loop() is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "part"),
+    [
+        ("selector", "hybridexec.engines.selector.poll_of"),
+        ("uvloop", "hybridexec.engines.uv.UvPoll"),
+        ("selector", "hybridexec.loop.forking.watch"),
+        ("uvloop", "hybridexec.loop.forking.watch"),
+    ],
+)
+def test_what_breaks_off_the_making_of_a_loop_is_raised(
+    engine: Any, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is left of the loop: its finalizer undoes nothing twice."""
+    users = tool._users
+
+    def refused(*args: Any) -> Any:
+        raise MemoryError("injected")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(part, refused)
+        with pytest.raises(MemoryError, match="injected"):
+            hybridexec.new_event_loop(engine=engine)
+        gc.collect()
+    assert tool._users == users
+    assert hybridexec.run(passes_a_lock(lambda lock: lock.acquire()), engine=engine) == ["releases", "has it"]
+
+
+def test_who_waits_for_a_connection_gets_it_where_its_end_was_broken_off(raises_once: Callable[..., list[str]]) -> None:
+    """A step is told when another one's call is over, and that has failed half way."""
+    raised = raises_once(Reactions, "_tell", lambda _, call: bool(call.waiters))
+
+    async def main() -> Any:
+        gate = threading.Lock()
+        gate.acquire()
+        with contextlib.closing(sqlite3.connect(":memory:")) as db:
+            db.create_function("slow", 0, gate.acquire)
+
+            async def uses() -> Any:
+                return db.execute("select slow()").fetchone()
+
+            async def waits() -> Any:
+                running_loop().call_soon(gate.release)
+                return db.execute("select 2").fetchone()
+
+            return await asyncio.gather(uses(), waits())
+
+    assert hybridexec.run(main()) == [(1,), (2,)]
+    assert raised
 
 
 @pytest.mark.slow

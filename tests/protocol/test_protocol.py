@@ -575,11 +575,7 @@ class Sampled(Loop):
         super().play(*others, sampled=True)
 
 
-WITHOUT_SIGNALS = [play for play in PLAYS if not {"handler", "lends"} & set(play.values[0].__name__.split("_"))]
-"""The scenes without a signal handler: what the shield does about an exception there is not the checker's."""
-
-
-@pytest.mark.parametrize(("scene", "claimable"), WITHOUT_SIGNALS)
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_an_exception_anywhere_in_the_protocol_leaves_nobody_waiting(
     scene: Scene, protocol: Protocol, claimable: bool
 ) -> None:
@@ -589,7 +585,7 @@ def test_an_exception_anywhere_in_the_protocol_leaves_nobody_waiting(
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("scene", "claimable"), WITHOUT_SIGNALS)
+@pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_an_exception_at_each_access_leaves_nobody_waiting(scene: Scene, protocol: Protocol, claimable: bool) -> None:
     """The hunt's share."""
     seed = random.randrange(1 << 30)
@@ -661,13 +657,8 @@ MUTATIONS = [
         a_handler_interrupts_a_home_that_waits_for_its_turn,
     ),
     Sought(
-        Mutation(
-            "a home that borrows and still queues",
-            "borrow",
-            "carrying.unqueue(home)\n                carrying.take",
-            "carrying.take",
-        ),
-        a_handler_interrupts_a_blocked_home,
+        Mutation("a loop that is given back and nobody hears of it", "give_back", "carrying.mend()", "[]"),
+        a_step_lends_the_loop,
     ),
 ]
 

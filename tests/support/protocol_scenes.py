@@ -84,11 +84,9 @@ class Loop:
         )
         self._protocol = protocol
         self.states = protocol.lwp.LwpState
-        self._relied_on = protocol.lwp.RELIED_ON
-        self._handler = protocol.handler.Handler
         self._handling: Any = None
         self._made_handling = protocol.handlers.Handling
-        self._noted: list[Callable[[], None]] = []  # signal handlers that wait for the loop
+        self._noted: list[Callable[[bool], None]] = []  # signal handlers that wait for the loop
         self._in_call = False  # the home is in a call of its step's, where a signal interrupts nothing of the protocol
         self._steps = 0  # how often code of a step has run
         self._longest = longest
@@ -101,7 +99,8 @@ class Loop:
         self._pipe = False  # there is a byte in the self-pipe
         self._runs: dict[str, int] = {}  # how often each step has begun; None of them may stay 0
         self._open = 0  # steps and other threads that are not over
-        self._executing: str | None = None  # whose Python code runs
+        self._executing: str | None = None  # whose Python code runs ...
+        self._executor: Thread | None = None  # ... and where
         self._letters: list[Event] = []
         self._returning = 0  # steps that wait for the loop
         self._away: float | None = None  # since when the home waits while others have the loop
@@ -154,21 +153,21 @@ class Loop:
         self._open += 1
         begins = self.event()
 
-        def handler() -> None:
+        def comes() -> None:
             began = self._fair_time()
-            relied = self.carrying.home is not None and self.carrying.home.state in self._relied_on
-            handled = self.carrying.handler = self._handler(relied, self.carrying.handler)
-            begins.set()
-            until.wait()
             try:
-                self._protocol.excused.report_back(self.carrying, handled)
+                self._call(handler, self._in_call)
             finally:
-                self.carrying.handler = handled.outer
+                begins.set()  # or it has failed before
                 home.starved += self._fair_time() - began
                 self._one_is_over()
 
+        def handler() -> None:
+            begins.set()
+            until.wait()
+
         home = self._home
-        home.signal = handler
+        home.signal = comes
         return begins
 
     def strike(self, name: str, until: Event | None = None, *, anywhere: bool = False) -> None:
@@ -186,18 +185,31 @@ class Loop:
             waited = self._fair_time(self._home) - came
             most = self._bounds[0] + NUDGES * TICK + (2 + SPINS) * self._longest
             self.machine.check(waited <= most + 1e-9, f"{name} has waited for the loop for {waited:.4f} s")
-            began = self._fair_time()
             if self.carrying.home is not None:
                 self.code(name)
                 if until is not None:
                     self.block(self.carrying.home, until, signals=True)
-            self._home.starved += self._fair_time() - began  # what it has interrupted waits for it, and for nobody else
-            self._one_is_over()
+
+        def called(in_call: bool) -> None:
+            began = self._fair_time()
+            try:
+                self._call(handler, in_call)
+            finally:
+                self._home.starved += self._fair_time() - began  # what it has interrupted waits for it alone
+                self._one_is_over()
 
         def comes() -> None:
             self._pipe = True  # the wake-up fd
-            self._noted.append(handler)
-            self._attend()
+            in_call = self._in_call
+            try:
+                self._noted.append(called)
+                self._attend()
+            except Injected as exc:  # as Shield._came does
+                if self._noted:
+                    self._handling.summon()
+                if in_call:
+                    raise
+                self._put_off(exc)
 
         home, before = self._home, self._home.signal
         home.anywhere = anywhere
@@ -210,25 +222,57 @@ class Loop:
         home = self.carrying.home
         state = None if home is None else home.state
         in_call, self._in_call = self._in_call, False
-        self._handling.attend(self._call_noted, half_way=not in_call, nudges=True)
-        self._in_call = in_call
+        try:
+            self._handling.attend(lambda: self._call_noted(in_call), half_way=not in_call, nudges=True)
+        finally:
+            self._in_call = in_call
         if in_call and home is not None:
             self.machine.check(home.state is state, f"a home that was {state} comes out of a handler {home.state}")
 
-    def _call_noted(self) -> None:
-        while self._noted:
-            self._noted.pop(0)()
-        self._handling.caught_up()
-        if self._noted:
-            self._handling.summon()
+    def _call_noted(self, in_call: bool = False) -> None:
+        try:
+            while self._noted:
+                self._noted.pop(0)(in_call)
+        finally:
+            self._handling.caught_up()
+            if self._noted:
+                self._handling.summon()
+
+    def _call(self, handler: Callable[[], None], in_call: bool) -> None:
+        """As ``Shield._call`` does: what comes up is put off if the signal has interrupted the protocol."""
+        interrupted = self._executing if self._executor is self.machine.current else None
+        if interrupted is not None:
+            self._executing = None
+        try:
+            begun = self._handling.begin()
+            try:
+                handler()
+            finally:
+                self._handling.end(begun)
+        except Injected as exc:
+            if in_call:
+                raise
+            self._put_off(exc)
+        finally:
+            if interrupted is not None:
+                self._executing, self._executor = interrupted, self.machine.current
+
+    def _put_off(self, exc: BaseException) -> None:
+        """As ``HybridLoop`` does."""
+        if self.carrying.home is None:
+            self.fail(exc)
+        else:
+            self.carrying.interrupt_home(exc)
 
     def lend(self, lwp: Any) -> None:
         """A step is trapped for a signal handler that waits: nothing but that may come in between."""
         if lwp is self.carrying.home or self.carrying.summoned is None:
             return
         steps = self._steps
-        self._protocol.borrowing.lend(self.carrying, lwp)
-        self.machine.check(self._steps == steps, f"{self._steps - steps} steps run in the middle of one that lends")
+        with self._or_hold(lwp):
+            self._protocol.borrowing.lend(self.carrying, lwp)
+        came = self._steps - steps
+        self.machine.check(not came or self._broken_off(), f"{came} steps run in the middle of one that lends")
 
     def spawn(self, function: Callable[[], None]) -> None:
         """Start a thread that is none of the loop's.  One that a step starts may go on when the loop is closed."""
@@ -338,7 +382,7 @@ class Loop:
         holder = self.carrying.holder
         mine = holder is not None and holder.ident == self.machine.current.ident
         self.machine.check(mine, f"{name} runs without the loop")
-        self._executing = name
+        self._executing, self._executor = name, self.machine.current
 
     def _end(self, name: str) -> None:
         self.machine.check(self._executing == name, f"{self._executing} has come in between {name}")
@@ -356,7 +400,8 @@ class Loop:
             self._leave(lwp)
         if signals and lwp is self.carrying.home:
             self._in_call = True
-            self.machine.wait_interruptibly(lambda: until.is_set, -1, what="an event")
+            with contextlib.suppress(Injected):  # else a handler has broken the call off, and the step goes on
+                self.machine.wait_interruptibly(lambda: until.is_set, -1, what="an event")
             self._in_call = False
         else:
             until.wait()
@@ -391,6 +436,7 @@ class Loop:
         self._returning += 1
         with self._or_hold(lwp):
             self.carrying.rejoin(lwp)
+        lwp.interrupt = None  # else it comes up in the step
         self._returning -= 1
         # When the bound is over a step may be under way, and one that is ahead may compute, too.
         most = self._bounds[0] + (1 + ahead) * 2 * self._longest
@@ -443,8 +489,7 @@ class Loop:
         """Whenever the mutex is let go."""
         carrying, states = self.carrying, self.states
         running = [lwp for lwp in carrying.lwps if lwp.state in (states.RUNNING, states.MARKED)]
-        broken_off = self.machine.fault is not None and self.machine.fault.raised  # it is about to be repaired
-        if running and running != [carrying.holder] and not broken_off:
+        if running and running != [carrying.holder] and not self._broken_off():
             self.machine.fail(f"{running} run, and {carrying.holder} holds the loop")
         queues = [*carrying.pollers, *carrying.parked, *carrying.returning, *carrying.preempted]
         if len(queues) > 1 and len(queues) != len(set(queues)):
@@ -459,6 +504,10 @@ class Loop:
         # The sampler looks a tick later; a step is under way then, and when the home has been told; a poke may be lost.
         most = self._bounds[1] + TICK + (3 + SPINS) * self._longest
         self.machine.check(now - self._away <= most + 1e-9, f"the home has waited for {now - self._away:.4f} s")
+
+    def _broken_off(self) -> bool:
+        """Whether an exception has broken off a move, which is about to be repaired."""
+        return self.machine.fault is not None and self.machine.fault.raised
 
     def _fair_time(self, thread: Thread | None = None) -> float:
         """The time without that in which a thread that waits, or the sampler, could have run, and was not let."""
