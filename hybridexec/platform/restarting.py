@@ -16,6 +16,7 @@ _RESTART = 0x10000000
 _FLAGS = slice(ctypes.sizeof(ctypes.c_void_p) + 128, ctypes.sizeof(ctypes.c_void_p) + 132)
 """Behind the handler and the mask, in glibc's and musl's ``struct sigaction``; where they are elsewhere, nothing is."""
 
+_Action = ctypes.c_char * 512  # one type: each of them is a cycle, and would be garbage
 _sigaction: Any = getattr(ctypes.PyDLL(None), "sigaction", None) if sys.platform == "linux" else None
 
 
@@ -23,7 +24,7 @@ def restarts(signum: int) -> bool:
     """Whether a call that this signal ends is made again by the system, if it is of a kind that can be."""
     if _sigaction is None:
         return False
-    action = ctypes.create_string_buffer(512)
+    action = _Action()
     return _sigaction(signum, None, action) == 0 and bool(int.from_bytes(action.raw[_FLAGS], sys.byteorder) & _RESTART)
 
 
