@@ -13,7 +13,6 @@ import pytest
 from rich.console import Console
 
 from benchmarks import results
-from benchmarks.__main__ import GROUPS
 from hybridexec import CallSite, Detection
 from hybridexec.cli import doctor, table
 from hybridexec.cli.demo.comparison import Result, side_by_side
@@ -168,6 +167,8 @@ def test_the_demo(width: int) -> None:
 
 @NARROW
 def test_the_benchmarks(width: int) -> None:
+    from benchmarks.__main__ import GROUPS  # late: the lowest typer warns on import
+
     rows = [
         results.Row(f"{name}.by-offloaded", "what it is", 12_345.6, "MiB", "median of 7", "3,100/s on uvloop")
         for name in itertools.chain.from_iterable(GROUPS.values())
