@@ -62,14 +62,21 @@ def show_bar(bar: Bar | None) -> str:
     return "" if bar is None else f"{'≥' if bar.at_least else '≤'} {show(bar.limit, bar.unit)}"
 
 
+def _table(*names: str) -> Table:
+    """A table whose cells are broken where a console is narrow, and never cut."""
+    made = Table()
+    for name in names:
+        made.add_column(name, overflow="fold")
+    return made
+
+
 def table(rows: Sequence[Row]) -> Table:
     """The figures side by side with their bars."""
-    made = Table("name", "what")
-    made.add_column("measured", justify="right", no_wrap=True)
-    made.add_column("bar", justify="right", no_wrap=True)
-    made.add_column("reached")
-    made.add_column("how")
-    made.add_column("compare")
+    made = _table("name", "what")
+    made.add_column("measured", justify="right", overflow="fold")
+    made.add_column("bar", justify="right", overflow="fold")
+    for name in ("reached", "how", "compare"):
+        made.add_column(name, overflow="fold")
     for row in rows:
         reached = {None: "", True: "yes", False: "[bold red]NO"}[row.passed]
         figure, bar = show(row.value, row.unit), show_bar(row.bar)
@@ -79,7 +86,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 def listing(groups: dict[str, dict[str, Benchmark]]) -> Table:
     """The benchmarks, and the bars of each."""
-    made = Table("group", "name", "what", "bars")
+    made = _table("group", "name", "what", "bars")
     for group, benchmarks in groups.items():
         for name, benchmark in benchmarks.items():
             bars = [

@@ -122,7 +122,7 @@ def _fill_descriptors() -> None:
 
 
 def _laid_out(findings: list[Finding]) -> str:
-    """A table; or plain lines, where there is too little of something for that."""
+    """A table; or plain lines, where there is too little of something for that (memory, or columns)."""
     shown = Table()
     for name in ("what", "state", "found"):
         shown.add_column(name, overflow="fold")
@@ -131,11 +131,13 @@ def _laid_out(findings: list[Finding]) -> str:
         shown.add_row(Text(finding.check), state, Text(finding.says))
     try:
         console = table.console(sys.stdout or io.StringIO())
-        with console.capture() as capture:
-            console.print(shown)
-        return capture.get()
-    except Exception:  # its modules are imported late
-        return "".join(f"{each.check}: {each.state.value}: {each.says}\n" for each in findings)
+        if table.fits(shown, console):
+            with console.capture() as capture:
+                console.print(shown)
+            return capture.get()
+    except Exception:  # its modules are imported late, and may not be had
+        pass
+    return "".join(f"{each.check}: {each.state.value}: {each.says}\n" for each in findings)
 
 
 def examine() -> Iterator[Finding]:

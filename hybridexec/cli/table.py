@@ -55,7 +55,17 @@ def _print_rows(report: Report, rows: list[ReportRow], out: Console, heading: st
     # In mode "raise" calls are refused: nobody knows how long they would have taken.
     still = f"; the default loop would have stood still for {time(frozen)}" if frozen else ""
     out.print(f"hybridexec{heading}: {calls}{still}")
-    out.print(table_of(rows))
+    table = table_of(rows)
+    if fits(table, out):
+        out.print(table)
+    else:
+        out.print(*map(_lines_of, rows), sep="\n", soft_wrap=True)
+
+
+def fits(table: Table, out: Console) -> bool:
+    """Whether a console is wide enough for a table without a word being cut or broken."""
+    unbounded = out.options.update(max_width=_UNBOUNDED)
+    return out.measure(table, options=unbounded).minimum <= out.width
 
 
 def table_of(rows: list[ReportRow]) -> Table:
@@ -69,7 +79,7 @@ def table_of(rows: list[ReportRow]) -> Table:
     """
     pending = any(row.pending for row in rows)
     table = Table()
-    table.add_column("call site", overflow="fold")
+    table.add_column("call site", no_wrap=True)
     table.add_column("callable", overflow="fold")
     table.add_column("noticed", overflow="fold")
     for name in ("count", "total", "longest"):
@@ -80,7 +90,7 @@ def table_of(rows: list[ReportRow]) -> Table:
         cells = [
             _place(row.program_site),
             chain(row.via, row.callable),
-            ", ".join(detection.value for detection in row.detections) or "?",
+            _noticed(row),
             str(row.count),
             time(row.total) if row.total else "-",
             time(row.longest) if row.longest else "-",
@@ -88,7 +98,25 @@ def table_of(rows: list[ReportRow]) -> Table:
         if pending:
             cells.append(f"{row.pending} for {time(row.pending_time)}" if row.pending else "")
         table.add_row(*map(Text, cells))
+    for column in table.columns:
+        if column.no_wrap:  # which does not keep it from being cut
+            column.min_width = max(Text(str(cell)).cell_len for cell in (column.header, *column.cells))
     return table
+
+
+def _lines_of(row: ReportRow) -> Text:
+    """A row where there is no room for a table: the place, which nothing breaks, and the rest below it."""
+    times = f"{time(row.total)} in all, the longest {time(row.longest)}" if row.total else "no time is known"
+    pending = f"; {row.pending} still blocked for {time(row.pending_time)}" if row.pending else ""
+    return Text(
+        f"{_place(row.program_site)}\n"
+        f"    {chain(row.via, row.callable)}, {_noticed(row)}\n"
+        f"    {row.count} x, {times}{pending}"
+    )
+
+
+def _noticed(row: ReportRow) -> str:
+    return ", ".join(detection.value for detection in row.detections) or "?"
 
 
 def time(seconds: float) -> str:
