@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -142,11 +143,8 @@ def test_json_says_what_the_table_says(tmp_path: Path) -> None:
 
 
 def test_a_check_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def raises() -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(doctor, "_probes", raises)
+    monkeypatch.setattr(doctor, "_probes", functools.partial(os.listdir, "/proc/none"))
     findings = {finding.check: finding for finding in doctor.examine()}
     found = findings["what follows the loop"]
     assert found.state is State.BROKEN
-    assert found.says == "PermissionError: [Errno 13] Permission denied"
+    assert found.says == "FileNotFoundError: [Errno 2] No such file or directory: '/proc/none'"
