@@ -3,21 +3,29 @@
 
 PYTHON ?= 3.13
 ENV ?= .venv
+ENGINE ?= uvloop
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .uv/bin/uv)
 
 # The package is checked strictly.  The tests and examples use libraries that are not typed.
 LENIENT := --allow-untyped-defs --allow-untyped-decorators --allow-subclassing-any --no-warn-return-any
 
+# The compiled core is optional: where it cannot be built, the installation is none the worse for it.  In the gate a
+# warning is an error, and a test asks for the core.
+CORE := $(wildcard hybridexec/_core/*.[ch])
+CORE_CFLAGS := -Wall -Wextra $(if $(CI),-Werror)
+
 # One process more than there are CPUs: most tests wait for something.  (tests/conftest.py)
 PYTEST = $(ENV)/bin/python -m pytest -n auto --dist worksteal
 
-.PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt clean
+.PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt dist clean
 
 bootstrap: $(ENV)/.done
 
-$(ENV)/.done: pyproject.toml $(filter .uv/bin/uv,$(UV))
+$(ENV)/.done: pyproject.toml $(CORE) $(filter .uv/bin/uv,$(UV))
 	PYENV_VERSION=$(PYTHON) $(UV) venv --quiet --clear --python $(PYTHON) $(ENV)
-	$(UV) pip install --quiet --python $(ENV)/bin/python $(RESOLUTION) --editable '.[cli]' --group dev $(GROUPS)
+	$(UV) pip install --quiet --python $(ENV)/bin/python $(RESOLUTION) -r pyproject.toml --extra cli --group dev $(GROUPS)
+	CFLAGS="$(CORE_CFLAGS)" $(UV) pip install --quiet --python $(ENV)/bin/python --no-deps \
+		--config-settings editable_mode=compat --editable .
 	touch $@
 
 .uv/bin/uv:
@@ -32,7 +40,7 @@ test: bootstrap
 	$(PYTEST) $(TESTS)
 
 test-engine: bootstrap
-	$(PYTEST) --engine uvloop -m "differs_by_engine and not slow" $(TESTS)
+	$(PYTEST) --engine $(ENGINE) -m "differs_by_engine and not slow" $(TESTS)
 
 test-version: bootstrap
 	$(PYTEST) -m "differs_by_version and not slow" $(TESTS)
@@ -64,5 +72,9 @@ lowest:
 hunt:
 	.ci/hunt $(SECONDS)
 
+# What would be released.
+dist: bootstrap
+	$(UV) build --quiet --out-dir dist
+
 clean:
-	rm -rf .venv* .uv
+	rm -rf .venv* .uv build dist hybridexec/_core/*.so

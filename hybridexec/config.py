@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict, Unpack
 
+from . import _core
 from .errors import WrongEnvironmentError
 from .observing.log import told
 from .observing.upcalls import METHODS, Instrument
@@ -17,7 +18,7 @@ PREFIX = "HYBRIDEXEC_"
 INSTRUMENTS = f"{PREFIX}INSTRUMENTS"
 
 _MODES = ("handoff", "observe", "raise")
-_ENGINES = ("auto", "selector", "uvloop")
+_ENGINES = ("auto", "native", "selector", "uvloop")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -31,7 +32,7 @@ class Options(TypedDict, total=False):
     max_lwps: int
     spare_lwps: int
     lwp_idle_timeout: float
-    engine: Literal["auto", "selector", "uvloop"]
+    engine: Literal["auto", "native", "selector", "uvloop"]
     instruments: Iterable[Any]  # Instruments, or objects that have some of the same methods
     hold_in_debugger: bool
 
@@ -68,9 +69,9 @@ class Config:
     lwp_idle_timeout: float = 10.0
     """Seconds after which an LWP that is parked beyond ``spare_lwps`` ends (0 to 86400)."""
 
-    engine: Literal["auto", "selector", "uvloop"] = "auto"
-    """What polls and carries the transports: "selector" is asyncio's own loop, "uvloop" is uvloop; "auto" chooses, and
-    takes "selector", on every thread."""
+    engine: Literal["auto", "native", "selector", "uvloop"] = "auto"
+    """What polls and carries the transports: "selector" is asyncio's own loop, "native" the same with the hot part
+    compiled, "uvloop" is uvloop; "auto" chooses, and takes "selector", on every thread."""
 
     instruments: tuple[Instrument, ...] = ()
     """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class`` or ``module:object``; a
@@ -116,6 +117,10 @@ class Config:
         values: dict[str, Any] = {}
         for variable, text in environ.items():
             if not variable.startswith(PREFIX):
+                continue
+            if variable == _core.VARIABLE:  # it chooses for the process, not for a loop
+                if text not in _core.NAMES:
+                    raise WrongEnvironmentError(f"{variable}={shown(text)}: allowed are {', '.join(_core.NAMES)}")
                 continue
             if variable not in fields:
                 raise WrongEnvironmentError(

@@ -29,6 +29,7 @@ from rich.text import Text
 
 import hybridexec
 
+from .. import _core
 from ..config import PREFIX, Config
 from ..detector import tool
 from ..following import connections, rlocks, thread_locals
@@ -155,6 +156,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("threads", State.BROKEN, wrong)
         return  # nothing can be tried
     yield Finding("threads", State.FINE, "are the system's")
+    yield _core_found()
     yield from _sound("engines", _engines)
     yield from _sound("what follows the loop", _probes)
     yield from _sound("packages", _packages)
@@ -168,8 +170,18 @@ def _sound(check: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Findin
         yield Finding(check, State.BROKEN, explained(exc))
 
 
+def _core_found() -> Finding:
+    """Which core runs; one that was asked for and is not there is broken."""
+    if _core.compiled is not None:
+        return Finding("core", State.FINE, "compiled")
+    state = State.BROKEN if _core.ASKED_FOR == "c" else State.NOTE
+    return Finding("core", state, f"Python: {_core.why_not}")
+
+
 def _engines() -> Iterator[Finding]:
     engines = ["selector"]
+    if _core.compiled is not None:
+        engines.append("native")
     uvloop = _uvloop()
     yield uvloop
     if uvloop.state is State.FINE:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from .. import _core
 from ..config import PREFIX, Config
 from .base import Engine
 from .selector import SelectorEngine  # now: the command line puts stand-ins in the place of what it is derived from
@@ -29,7 +30,7 @@ def engine(name: Any) -> type[Engine]:
     limits of uvloop's poll (a protocol's method that blocks there freezes the loop).
 
     Raises:
-        RuntimeError: uvloop is asked for, and there is none.
+        RuntimeError: uvloop is asked for, and there is none; or the compiled core.
     """
     if name == "uvloop":
         try:
@@ -37,6 +38,10 @@ def engine(name: Any) -> type[Engine]:
         except ImportError as exc:
             raise RuntimeError(_advice()) from exc
         return module.UvEngine  # type: ignore[no-any-return]
+    if name == "native":
+        if _core.compiled is None:
+            raise RuntimeError(f'engine="native": there is no compiled core ({_core.why_not}); use engine="selector"')
+        return importlib.import_module(".native", __name__).NativeEngine  # type: ignore[no-any-return]
     return SelectorEngine
 
 

@@ -46,6 +46,12 @@ class Engine(asyncio.AbstractEventLoop):
     _claimable: ClassVar[bool]
     """Whether others may take the loop while one polls: what they change must be seen by the poll that is going on."""
 
+    _compiled: ClassVar[bool] = False
+    """Whether its queue, its timers and its handles are the compiled core's."""
+
+    _send_queued: ClassVar[Any] = None
+    """A method that sends what steps have written and the engine has kept, if it keeps that.  It calls nobody."""
+
     _closed = True  # until there is something to close: asyncio's finalizer asks, also after __init__ has raised
 
     _callers: ClassVar[tuple[CodeType, ...]] = ()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
+from .._core import compiled
+
 
 class Step(events.Handle):
     """What ``call_soon`` makes, outside of debug mode."""
@@ -45,7 +47,20 @@ class FdState(enum.Enum):
     TAKEN_OUT = "taken out"  # busy, and a poll has found its descriptor ready: that is not watched, or polls would spin
 
 
-class FdHandle(events.Handle):
+if TYPE_CHECKING or compiled is None:
+
+    class FdFields(events.Handle):
+        """What the compiled core looks at in an ``FdHandle``."""
+
+        __slots__ = ("state",)
+
+        state: FdState
+
+else:
+    FdFields, Step = compiled.FdFields, compiled.Step
+
+
+class FdHandle(FdFields):
     """A callback of ``add_reader`` or ``add_writer``: one registration.
 
     It is in flight by itself, not its descriptor: that may have been given to another callback, or closed and its
@@ -64,7 +79,7 @@ class FdHandle(events.Handle):
     if TYPE_CHECKING:
         _loop: Any
 
-    __slots__ = ("fd", "number", "owner", "polled", "state", "table")
+    __slots__ = ("fd", "number", "owner", "polled", "table")
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
         self._readers: dict[int, FdHandle] = {}
         self._writers: dict[int, FdHandle] = {}
         super().__init__()
-        self._poll = poll_of(self)
+        self._poll: Any = self._make_poll()
 
     def close(self) -> None:
         """Close the loop; nothing of its own refers to it any more."""
@@ -93,9 +93,15 @@ class SelectorEngine(asyncio.SelectorEventLoop, Engine):
     # ---------------------------------------------------------------- transports
 
     def _make_socket_transport(self, sock: Any, protocol: Any, waiter: Any = None, **kwargs: Any) -> Any:
-        transport = super()._make_socket_transport(sock, protocol, **kwargs)  # type: ignore[misc]
+        transport = self._new_socket_transport(sock, protocol, **kwargs)
         transport.max_size = READ_SIZE
         return self._tells(waiter, transport)
+
+    def _make_poll(self) -> Any:
+        return poll_of(self)
+
+    def _new_socket_transport(self, sock: Any, protocol: Any, **kwargs: Any) -> Any:
+        return super()._make_socket_transport(sock, protocol, **kwargs)  # type: ignore[misc]
 
     def _make_datagram_transport(
         self, sock: Any, protocol: Any, address: Any = None, waiter: Any = None, extra: Any = None

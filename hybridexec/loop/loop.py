@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Self, Unpack, cast
 
-from .. import detector, engines
+from .. import _core, detector, engines
 from ..config import Config, Options, resolve
 from ..detector.watch import Watch
 from ..engines.base import Engine
@@ -44,6 +44,7 @@ from ..signals.main_thread import main_thread
 from ..signals.nudge import Nudges
 from ..signals.shield import Shield
 from . import forking, nesting, patched
+from .compiled_turns import CompiledTurns
 from .leaving import Leaving
 from .turns import HANDLE_RUN, Turns
 
@@ -111,7 +112,7 @@ class HybridLoop(_Engine):
             spare_lwps=config.spare_lwps,
             idle_timeout=config.lwp_idle_timeout,
         )
-        runners: tuple[Any, ...] = Turns._run_batch, Turns._run_debug, HANDLE_RUN
+        runners: tuple[Any, ...] = Turns._run_batch, CompiledTurns._run_batch, Turns._run_debug, HANDLE_RUN
         runner_codes = frozenset(runner.__code__ for runner in runners)
         rooms = affinity.Affinity(carrying)
         reactions = self._reactions = Reactions(self, carrying, self._emitter, rooms, config, runner_codes)
@@ -125,7 +126,7 @@ class HybridLoop(_Engine):
             look=sampler.look,
             watch=lambda: sampler.watch(reactions, again=True),
         )
-        self._turns = Turns(self, carrying, reactions, self._following)
+        self._turns = (CompiledTurns if self._compiled else Turns)(self, carrying, reactions, self._following)
         self._mailbox = Mailbox(carrying, lambda: weak._nudges.remind())
         handling = Handling(carrying, sampler.look, self._turns.after_step)
         callers = runner_codes | set(self._callers)
@@ -206,12 +207,15 @@ class HybridLoop(_Engine):
     def _announce(self) -> None:
         """Say once which loop runs: a server that has taken another one than it was told to does not."""
         self._announced = True
+        if (missing := _core.complaint()) is not None:
+            say(logging.WARNING, "%s", missing)
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
-                "%s at %#x runs: engine %s, mode %s, tool id %d of sys.monitoring",
+                "%s at %#x runs: engine %s, core %s, mode %s, tool id %d of sys.monitoring",
                 type(self).__name__,
                 id(self),
                 self.engine_name,
+                _core.name,
                 self.config.mode,
                 detector.tool.id,
             )
@@ -334,6 +338,7 @@ class HybridLoop(_Engine):
                 frozen_time=self._reactions.reporting.total,
                 instrument_failures=self._emitter.failures(),
                 instruments_dropped=self._emitter.dropped(),
+                core=_core.name,
             )
 
     def _adopt(self, config: Config) -> None:

@@ -62,8 +62,18 @@ class Turns:
 
     def timeout(self) -> float | None:
         """Sweep cancelled timers, and say how long the poll may last."""
-        carrying, loop = self._carrying, self._loop
+        self._sweep()
+        carrying = self._carrying
+        if carrying.ready or (carrying.stopping and order.can_stop(carrying)):
+            return 0
         timers = carrying.timers
+        if timers:
+            return float(min(max(timers[0]._when - self._loop.time(), 0), _MAX_TIMEOUT))
+        return None
+
+    def _sweep(self) -> None:
+        """Take cancelled timers off the heap, if there are many, or if one is the next."""
+        loop, timers = self._loop, self._carrying.timers
         count = len(timers)
         if count > _MIN_CANCELLED_TIMERS and loop._timer_cancelled_count / count > _CANCELLED_FRACTION:
             kept = []
@@ -79,11 +89,6 @@ class Turns:
             while timers and timers[0]._cancelled:
                 loop._timer_cancelled_count -= 1
                 heapq.heappop(timers)._scheduled = False
-        if carrying.ready or (carrying.stopping and order.can_stop(carrying)):
-            return 0
-        if timers:
-            return float(min(max(timers[0]._when - loop.time(), 0), _MAX_TIMEOUT))
-        return None
 
     def run(self, lwp: LWP, events: Any) -> bool:
         """Handle events and due timers, then run what was ready by then."""
@@ -92,15 +97,10 @@ class Turns:
             if events:
                 loop._poll.dispatch(events)
                 events = None  # break cycles, as asyncio does
-            timers = carrying.timers
-            ready = carrying.ready
-            if timers:
-                end_time = loop.time() + loop._clock_resolution
-                while timers and timers[0]._when < end_time:
-                    timers[0]._scheduled = False
-                    ready.append(heapq.heappop(timers))  # in one go: one of the two has it, whatever is raised
+            if carrying.timers:
+                self._move_due(loop.time() + loop._clock_resolution)
             while lwp.bound_steps:
-                ready.appendleft(lwp.bound_steps.pop())
+                carrying.ready.appendleft(lwp.bound_steps.pop())
             held = self._run_batch(lwp)
             if self._following.tracers.active:
                 self._following.tracers.covered(lwp)
@@ -111,6 +111,13 @@ class Turns:
             loop._fail(exc)
             self.drop_step(lwp)
             return True
+
+    def _move_due(self, end: float) -> None:
+        """Make the timers ready that are due before a time."""
+        timers, ready = self._carrying.timers, self._carrying.ready
+        while timers and timers[0]._when < end:
+            timers[0]._scheduled = False
+            ready.append(heapq.heappop(timers))  # in one go: one of the two has it, whatever is raised
 
     def drop_step(self, lwp: LWP) -> None:
         """An exception has broken off a turn of the LWP: it holds the loop, and has no step."""
@@ -162,15 +169,8 @@ class Turns:
                         handle._context.run(handle._callback, *handle._args)
                     else:
                         handle._run()
-                except (SystemExit, KeyboardInterrupt):
-                    self._hold(lwp)
-                    raise
                 except BaseException as exc:
-                    if _never_began(handle, exc):
-                        lwp.handle = None
-                        raise
-                    if not self._hold(lwp):
-                        self._report(handle, exc)
+                    self._raised(lwp, handle, exc)
                 if lwp.slow_exit:
                     handle = None
                     if self.after_step(lwp):
@@ -193,6 +193,21 @@ class Turns:
         carrying.batch_unfinished = False
         lwp.handle = None
         return True
+
+    def _raised(self, lwp: LWP, handle: Any, exc: BaseException) -> None:
+        """A step has raised.  Called where that is handled.
+
+        Raises:
+            BaseException: what ends the run, or has come up before the step has begun.
+        """
+        if isinstance(exc, SystemExit | KeyboardInterrupt):
+            self._hold(lwp)
+            raise
+        if _never_began(handle, exc):
+            lwp.handle = None
+            raise
+        if not self._hold(lwp):
+            self._report(handle, exc)
 
     def _put_back(self, lwp: LWP, handle: Any) -> None:
         """A turn was broken off: a step that was taken from the queue, and has not begun, is next once more."""

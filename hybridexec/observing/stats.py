@@ -24,6 +24,7 @@ class Stats:
         frozen_time: how long a default loop would have stood still, in seconds: the sum of all blocks.
         instrument_failures: how many calls of instruments have raised.
         instruments_dropped: the types of the instruments that are not called any more, as they raised again and again.
+        core: which core runs, "c" or "python" (``HYBRIDEXEC_CORE``).
     """
 
     upcalls: Mapping[UpcallKind, int]
@@ -37,3 +38,4 @@ class Stats:
     frozen_time: float
     instrument_failures: int
     instruments_dropped: tuple[str, ...]
+    core: str

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .._core.fields import LwpFields
 from ..platform.threads import OsThread, os_ident, os_thread
 
 
@@ -107,7 +108,7 @@ def has_started(thread: threading.Thread) -> bool:
     return bool(thread._started.wait(START_PATIENCE))  # type: ignore[attr-defined]
 
 
-class LWP:
+class LWP(LwpFields):
     """One OS thread that can carry a loop.
 
     Args:
@@ -127,7 +128,6 @@ class LWP:
         "bound_tasks",
         "carrying",
         "deadline",
-        "handle",
         "ident",
         "interrupt",
         "launched",
@@ -138,7 +138,6 @@ class LWP:
         "outer",
         "region",
         "since",
-        "slow_exit",
         "state",
         "thread",
         "watch",
@@ -153,7 +152,7 @@ class LWP:
         self.state = LwpState.PARKED
         self.since = 0.0  # when it began to wait for the loop
         self.deadline = 0.0  # until when it polls
-        self.handle: Any = None
+        self.handle = None
         self.region: Region | None = None  # why the detector ignores what its step runs
         self.slow_exit = False  # take the slow path when its step ends
         self.lost_loop = False  # its step has been without the loop

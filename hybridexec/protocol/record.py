@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from .._core.fields import RecordFields
 from ..platform.clock import monotonic
 from .handler import Handler
 from .host import Host
@@ -46,7 +47,7 @@ class LoopState(enum.Enum):
     """This process is a child; the LWPs were left behind in its parent."""
 
 
-class Record:
+class Record(RecordFields):
     """The record of one loop.
 
     Args:
@@ -75,12 +76,12 @@ class Record:
         self.stopping = False  # whether stop() has been requested; any thread
 
         # Hints: they may be out of date, and are written by any thread.
-        self.due: float | None = None  # when the holder has to look up between two steps; None: never
+        self.due = None  # when the holder has to look up between two steps; None: never
         self.mailed = False  # there is something in the home's mailbox, which it serves also without the loop
         self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
 
         self.holder: LWP | None = None
-        self.holder_ident: int | None = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
+        self.holder_ident = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
         self.home: LWP | None = None
         self.batch_unfinished = False  # the holder has changed in the middle of a batch, which comes before the poll
         self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler

@@ -6,7 +6,6 @@ detected block into a handoff, a report, or an exception.  What is said of it is
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable, Container
@@ -58,7 +57,7 @@ class Reactions:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Any,
         carrying: Carrying,
         emitter: Emitter,
         affinity: Affinity,
@@ -83,7 +82,7 @@ class Reactions:
         """Take over what may change between two runs."""
         self.mode, self.threshold, self.preempt = config.mode, config.threshold, config.preempt
 
-    def loosen(self, loop: asyncio.AbstractEventLoop) -> None:
+    def loosen(self, loop: Any) -> None:
         """The loop is closed: refer to it by this from now on."""
         self.loop = loop
         self.reporting.loosen(loop)
@@ -124,6 +123,8 @@ class Reactions:
             self._leave(lwp, call)
         else:
             call.loop_stays = True
+            if (send := self.loop._send_queued) is not None:
+                send()
             self._blocked(lwp, call)
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:

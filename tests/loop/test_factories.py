@@ -12,7 +12,7 @@ import pytest
 from helpers import Recorder
 
 import hybridexec
-from hybridexec import BlockingCallError, HybridLoop, UpcallKind
+from hybridexec import BlockingCallError, HybridLoop, UpcallKind, _core
 
 FACTORIES = [
     (hybridexec.new_event_loop, "handoff"),
@@ -79,8 +79,9 @@ def test_a_loop_says_what_it_is_when_it_first_runs(
     assert (record.name, record.levelno) == ("hybridexec", logging.DEBUG)
     said = record.getMessage()
     assert said.startswith("HybridLoop at 0x")
-    assert said.endswith(f"runs: engine {loop.engine_name}, mode {mode}, tool id {tool} of sys.monitoring")
-    assert loop.engine_name in ("selector", "uvloop")
+    runs = f"runs: engine {loop.engine_name}, core {_core.name}, mode {mode}"
+    assert said.endswith(f"{runs}, tool id {tool} of sys.monitoring")
+    assert loop.engine_name in ("native", "selector", "uvloop")
 
 
 def test_it_says_nothing_where_nobody_wants_to_know(caplog: pytest.LogCaptureFixture) -> None:

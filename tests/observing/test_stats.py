@@ -14,7 +14,7 @@ from helpers import LIBC, Recorder, fresh, pipe, running_loop
 from steps import Spin
 
 import hybridexec
-from hybridexec import Stats, UpcallKind
+from hybridexec import Stats, UpcallKind, _core
 
 
 def test_a_loop_that_has_done_nothing_has_figures_of_nothing() -> None:
@@ -32,6 +32,7 @@ def test_a_loop_that_has_done_nothing_has_figures_of_nothing() -> None:
         frozen_time=0.0,
         instrument_failures=0,
         instruments_dropped=(),
+        core=_core.name,
     )
 
 

@@ -1,0 +1,141 @@
+/* The compiled core: what its files share.
+ *
+ * Each type here stands in for Python code that exists beside it and means the same: handle.c for engines/handles.py,
+ * ring.c and timers.c for the deque and the heap of asyncio's loop, fields.c for slots of the protocol's LWP and Record,
+ * loop.c for methods of engines/selector.py, steps.c for the middle of Turns._run_batch
+ * (loop/turns.py), poll.c for engines/epoll.py, stream.c for methods of asyncio's stream transport.
+ *
+ * All of it runs with the GIL held, which is its lock.  No function gives the GIL away but where it calls Python code;
+ * after such a call nothing that was read before it may be relied on.
+ *
+ * References: a parameter is borrowed, and a returned object is the caller's, unless the function says otherwise.
+ */
+#ifndef HYBRIDEXEC_CORE_H
+#define HYBRIDEXEC_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+/* ---------------------------------------------------------------- handle.c */
+
+/* What a handle is made of.  It is derived from asyncio's Handle, whose own slots stay empty: members of the same names
+ * hide them. */
+typedef struct {
+    PyObject *callback;
+    PyObject *args; /* a tuple; None once the handle is cancelled */
+    PyObject *context;
+    PyObject *loop;
+    PyObject *source_traceback;
+    PyObject *repr;
+    char cancelled;
+} Handle;
+
+/* The base of engines/handles.FdHandle. */
+typedef struct {
+    Handle handle;
+    PyObject *state; /* a member of FdState */
+} FdFields;
+
+typedef struct Timers Timers;
+
+typedef struct {
+    Handle handle;
+    double when;
+    Timers *timers;   /* borrowed, while it is in that heap; it leaves the heap before that is freed */
+    Py_ssize_t place; /* in the heap */
+} Timer;
+
+extern PyTypeObject *step_type, *timer_type;
+
+Handle *handle_of(PyObject *object);      /* NULL if it is none of ours */
+FdFields *fd_fields_of(PyObject *object); /* NULL if it is none of ours */
+Timer *timer_of(PyObject *timer);         /* of a timer */
+
+PyObject *step_new(PyObject *callback, PyObject *const *args, Py_ssize_t count, PyObject *loop, PyObject *context);
+PyObject *timer_new(double when, PyObject *callback, PyObject *const *args, Py_ssize_t count, PyObject *loop,
+                    PyObject *context);
+int handle_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- ring.c */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject **items;
+    size_t mask; /* the capacity, a power of two, less one */
+    size_t head, tail;
+} Ring;
+
+extern PyTypeObject *ring_type;
+
+int ring_append(Ring *ring, PyObject *item);
+PyObject *ring_popleft(Ring *ring); /* NULL, without an exception, if it is empty */
+int ring_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- timers.c */
+
+extern PyTypeObject *timers_type;
+
+int timers_push(Timers *timers, PyObject *timer);
+void timers_remove(PyObject *timer); /* a timer that is in a heap; the caller has a reference of its own */
+int timers_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- fields.c */
+
+/* The slots of an LWP that the compiled code looks at (protocol/lwp.py). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *handle;
+    char slow_exit;
+} LwpFields;
+
+/* The fields of a record that the compiled code looks at (protocol/record.py). */
+typedef struct {
+    PyObject_HEAD
+    double due; /* infinity: never */
+    unsigned long holder_ident;
+    char is_running; /* else holder_ident is None */
+} RecordFields;
+
+extern PyTypeObject *lwp_fields_type, *record_fields_type;
+
+int fields_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- loop.c, poll.c, steps.c, stream.c */
+
+int loop_exec(PyObject *module);
+int poll_exec(PyObject *module);
+int stream_exec(PyObject *module);
+int steps_exec(PyObject *module);
+
+/* Have a transport flushed later.  Returns 0 if there is nobody who would: the caller does it. */
+int loop_queue(PyObject *loop, PyObject *transport);
+
+/* The ready queue of a loop; NULL, with an exception, if it is none of ours. */
+Ring *loop_ready(PyObject *loop);
+
+int loop_flush(PyObject *loop);              /* the holder */
+int stream_flush(PyObject *transport);       /* the holder */
+void stream_flush_quietly(PyObject *transport);
+
+double now(void); /* as time.monotonic() */
+
+/* ---------------------------------------------------------------- module.c */
+
+/* super(type, self).name(*args, **kwargs) */
+PyObject *call_super(PyTypeObject *type, PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count,
+                     PyObject *kwnames);
+
+/* A string that is kept for the life of the process. */
+typedef struct {
+    PyObject **string;
+    const char *text;
+} Name;
+
+int intern(const Name *names); /* until one whose text is NULL */
+
+/* A type made of a spec, with one base or none, which the module gets by its name.  The caller keeps the reference. */
+PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyObject *base);
+
+#endif

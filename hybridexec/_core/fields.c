@@ -1,0 +1,151 @@
+/* Slots of the protocol's objects that compiled code looks at.  Python code reads and writes them as it does any. */
+#include "core.h"
+
+#include <math.h>
+
+PyTypeObject *lwp_fields_type, *record_fields_type;
+
+/* ---------------------------------------------------------------- LWP */
+
+static int lwp_traverse(LwpFields *lwp, visitproc visit, void *arg)
+{
+    Py_VISIT(lwp->handle);
+    Py_VISIT(Py_TYPE(lwp));
+    return 0;
+}
+
+static int lwp_clear(LwpFields *lwp)
+{
+    Py_CLEAR(lwp->handle);
+    return 0;
+}
+
+static void lwp_dealloc(LwpFields *lwp)
+{
+    PyTypeObject *type = Py_TYPE(lwp);
+    PyObject_GC_UnTrack(lwp);
+    lwp_clear(lwp);
+    type->tp_free(lwp);
+    Py_DECREF(type);
+}
+
+static PyMemberDef lwp_members[] = {
+    {"handle", Py_T_OBJECT_EX, offsetof(LwpFields, handle), 0, NULL},
+    {"slow_exit", Py_T_BOOL, offsetof(LwpFields, slow_exit), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lwp_slots[] = {
+    {Py_tp_doc, "Slots of an LWP."},
+    {Py_tp_dealloc, lwp_dealloc},
+    {Py_tp_traverse, lwp_traverse},
+    {Py_tp_clear, lwp_clear},
+    {Py_tp_members, lwp_members},
+    {0, NULL},
+};
+
+static PyType_Spec lwp_spec = {
+    .name = "hybridexec._core.compiled.LwpFields",
+    .basicsize = sizeof(LwpFields),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = lwp_slots,
+};
+
+/* ---------------------------------------------------------------- Record */
+
+static PyObject *record_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    RecordFields *record = (RecordFields *)type->tp_alloc(type, 0);
+    if (record != NULL)
+        record->due = INFINITY;
+    return (PyObject *)record;
+}
+
+static int record_traverse(RecordFields *record, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(record));
+    return 0;
+}
+
+static void record_dealloc(RecordFields *record)
+{
+    PyTypeObject *type = Py_TYPE(record);
+    PyObject_GC_UnTrack(record);
+    type->tp_free(record);
+    Py_DECREF(type);
+}
+
+static PyObject *get_due(RecordFields *record, void *Py_UNUSED(closure))
+{
+    if (record->due == INFINITY)
+        Py_RETURN_NONE;
+    return PyFloat_FromDouble(record->due);
+}
+
+static int set_due(RecordFields *record, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == Py_None) {
+        record->due = INFINITY;
+        return 0;
+    }
+    double due = value == NULL ? 0.0 : PyFloat_AsDouble(value);
+    if (value == NULL)
+        PyErr_SetString(PyExc_AttributeError, "due cannot be deleted");
+    if (PyErr_Occurred() != NULL)
+        return -1;
+    record->due = due;
+    return 0;
+}
+
+static PyObject *get_holder_ident(RecordFields *record, void *Py_UNUSED(closure))
+{
+    if (!record->is_running)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLong(record->holder_ident);
+}
+
+static int set_holder_ident(RecordFields *record, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == Py_None) {
+        record->is_running = false;
+        return 0;
+    }
+    unsigned long ident = value == NULL ? 0 : PyLong_AsUnsignedLong(value);
+    if (value == NULL)
+        PyErr_SetString(PyExc_AttributeError, "holder_ident cannot be deleted");
+    if (PyErr_Occurred() != NULL)
+        return -1;
+    record->holder_ident = ident;
+    record->is_running = true;
+    return 0;
+}
+
+static PyGetSetDef record_getset[] = {
+    {"due", (getter)get_due, (setter)set_due, "When the holder has to look up between two steps; None: never.", NULL},
+    {"holder_ident", (getter)get_holder_ident, (setter)set_holder_ident,
+     "The holder's thread; 0 while an LWP polls or is on its way; None: stopped.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot record_slots[] = {
+    {Py_tp_doc, "Fields of a record."},
+    {Py_tp_new, record_new},
+    {Py_tp_dealloc, record_dealloc},
+    {Py_tp_traverse, record_traverse},
+    {Py_tp_getset, record_getset},
+    {0, NULL},
+};
+
+static PyType_Spec record_spec = {
+    .name = "hybridexec._core.compiled.RecordFields",
+    .basicsize = sizeof(RecordFields),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = record_slots,
+};
+
+int fields_exec(PyObject *module)
+{
+    lwp_fields_type = add_type(module, &lwp_spec, NULL);
+    record_fields_type = add_type(module, &record_spec, NULL);
+    return lwp_fields_type == NULL || record_fields_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,329 @@
+/* The methods of a loop that make handles.  (engines/selector.py, asyncio's base_events.py)
+ *
+ * In debug mode, on a closed loop, and with arguments that are wrong, the same method of the Python class behind this
+ * one is called: it does the same, and says what is wrong.
+ */
+#include "core.h"
+
+typedef struct {
+    PyObject_HEAD
+    Ring *ready;
+    Timers *scheduled;
+    RecordFields *carrying;
+    PyObject *dirty; /* transports that have something to send; a list */
+    char debug, closed;
+} LoopFields;
+
+static PyTypeObject *loop_fields_type;
+static PyObject *context_name, *time_name, *wake_name;
+static PyObject *call_soon_name, *call_later_name, *call_at_name;
+
+/* ---------------------------------------------------------------- what they have in common */
+
+/* Whether this can be done here: with a callback that can be called, and no keyword but a context. */
+static bool is_plain(LoopFields *loop, PyObject *callback, PyObject *kwnames)
+{
+    if (loop->debug || loop->closed || loop->ready == NULL || loop->scheduled == NULL || loop->carrying == NULL ||
+        !PyCallable_Check(callback))
+        return false;
+    if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
+        return true;
+    PyObject *name = PyTuple_GET_ITEM(kwnames, 0);
+    return PyTuple_GET_SIZE(kwnames) == 1 && (name == context_name || PyUnicode_Compare(name, context_name) == 0);
+}
+
+static PyObject *context_in(PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
+{
+    return kwnames != NULL && PyTuple_GET_SIZE(kwnames) > 0 ? args[count] : NULL;
+}
+
+/* A signal handler's, or a step's that is without the loop: whoever polls has to look. */
+static int wake_if_elsewhere(LoopFields *loop)
+{
+    RecordFields *record = loop->carrying;
+    if (!record->is_running || record->holder_ident == PyThread_get_thread_ident())
+        return 0;
+    PyObject *done = PyObject_CallMethodNoArgs((PyObject *)loop, wake_name);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+/* ---------------------------------------------------------------- the methods */
+
+static PyObject *call_soon(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
+{
+    if (count < 1 || !is_plain(loop, args[0], kwnames))
+        return call_super(loop_fields_type, (PyObject *)loop, call_soon_name, args, count, kwnames);
+    PyObject *context = context_in(args, count, kwnames);
+    PyObject *step = step_new(args[0], args + 1, count - 1, (PyObject *)loop, context);
+    if (step != NULL && (ring_append(loop->ready, step) < 0 || wake_if_elsewhere(loop) < 0))
+        Py_CLEAR(step);
+    return step;
+}
+
+static PyObject *schedule(LoopFields *loop, double when, PyObject *const *args, Py_ssize_t count, PyObject *context)
+{
+    PyObject *timer = timer_new(when, args[0], args + 1, count - 1, (PyObject *)loop, context);
+    if (timer != NULL && timers_push(loop->scheduled, timer) < 0)
+        Py_CLEAR(timer);
+    return timer;
+}
+
+/* A number that needs no method of its own to be one. */
+static bool is_number(PyObject *object)
+{
+    return PyFloat_CheckExact(object) || PyLong_CheckExact(object);
+}
+
+static PyObject *call_at(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
+{
+    if (count < 2 || !is_number(args[0]) || !is_plain(loop, args[1], kwnames))
+        return call_super(loop_fields_type, (PyObject *)loop, call_at_name, args, count, kwnames);
+    double when = PyFloat_AsDouble(args[0]);
+    if (when == -1.0 && PyErr_Occurred() != NULL)
+        return NULL;
+    return schedule(loop, when, args + 1, count - 1, context_in(args, count, kwnames));
+}
+
+static PyObject *call_later(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
+{
+    if (count < 2 || !is_number(args[0]) || !is_plain(loop, args[1], kwnames))
+        return call_super(loop_fields_type, (PyObject *)loop, call_later_name, args, count, kwnames);
+    double delay = PyFloat_AsDouble(args[0]);
+    if (delay == -1.0 && PyErr_Occurred() != NULL)
+        return NULL;
+    PyObject *time = PyObject_CallMethodNoArgs((PyObject *)loop, time_name); /* a program may have its own */
+    if (time == NULL)
+        return NULL;
+    double when = PyFloat_AsDouble(time) + delay;
+    Py_DECREF(time);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
+    return schedule(loop, when, args + 1, count - 1, context_in(args, count, kwnames));
+}
+
+static PyObject *loop_time(LoopFields *Py_UNUSED(loop), PyObject *Py_UNUSED(none))
+{
+    return PyFloat_FromDouble(now());
+}
+
+/* ---------------------------------------------------------------- what is to be sent */
+
+int loop_queue(PyObject *object, PyObject *transport)
+{
+    if (object == NULL || !PyObject_TypeCheck(object, loop_fields_type))
+        return 0;
+    LoopFields *loop = (LoopFields *)object;
+    RecordFields *record = loop->carrying;
+    if (record == NULL || !record->is_running || record->holder_ident != PyThread_get_thread_ident())
+        return 0;
+    return PyList_Append(loop->dirty, transport) < 0 ? -1 : 1;
+}
+
+Ring *loop_ready(PyObject *object)
+{
+    if (PyObject_TypeCheck(object, loop_fields_type) && ((LoopFields *)object)->ready != NULL)
+        return ((LoopFields *)object)->ready;
+    PyErr_Format(PyExc_TypeError, "a loop of the native engine is expected, not %.100s", Py_TYPE(object)->tp_name);
+    return NULL;
+}
+
+int loop_flush(PyObject *object)
+{
+    LoopFields *loop = (LoopFields *)object;
+    int done = 0;
+    while (done == 0 && PyList_GET_SIZE(loop->dirty) > 0) { /* a transport that is flushed may write to another */
+        PyObject *dirty = loop->dirty;
+        if ((loop->dirty = PyList_New(0)) == NULL) {
+            loop->dirty = dirty;
+            return -1;
+        }
+        for (Py_ssize_t i = 0; done == 0 && i < PyList_GET_SIZE(dirty); i++)
+            done = stream_flush(PyList_GET_ITEM(dirty, i));
+        Py_DECREF(dirty);
+    }
+    return done;
+}
+
+static PyObject *flush(LoopFields *loop, PyObject *Py_UNUSED(none))
+{
+    if (loop_flush((PyObject *)loop) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* In the middle of a step that is about to be without the loop, by whatever thread.  Nothing of the program is called. */
+static PyObject *send_queued(LoopFields *loop, PyObject *Py_UNUSED(none))
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(loop->dirty); i++)
+        stream_flush_quietly(PyList_GET_ITEM(loop->dirty, i));
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- the type */
+
+static PyObject *loop_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    LoopFields *loop = (LoopFields *)type->tp_alloc(type, 0);
+    if (loop == NULL)
+        return NULL;
+    loop->closed = true; /* until there is something to close: asyncio's finalizer asks */
+    if ((loop->dirty = PyList_New(0)) == NULL)
+        Py_CLEAR(loop);
+    return (PyObject *)loop;
+}
+
+static int loop_traverse(LoopFields *loop, visitproc visit, void *arg)
+{
+    Py_VISIT(loop->ready);
+    Py_VISIT(loop->scheduled);
+    Py_VISIT(loop->carrying);
+    Py_VISIT(loop->dirty);
+    Py_VISIT(Py_TYPE(loop));
+    return 0;
+}
+
+static int loop_clear(LoopFields *loop)
+{
+    Py_CLEAR(loop->ready);
+    Py_CLEAR(loop->scheduled);
+    Py_CLEAR(loop->carrying);
+    return loop->dirty == NULL ? 0 : PyList_SetSlice(loop->dirty, 0, PyList_GET_SIZE(loop->dirty), NULL);
+}
+
+static void loop_dealloc(LoopFields *loop)
+{
+    PyTypeObject *type = Py_TYPE(loop);
+    PyObject_GC_UnTrack(loop);
+    loop_clear(loop);
+    Py_CLEAR(loop->dirty);
+    type->tp_free(loop);
+    Py_DECREF(type);
+}
+
+/* What a typed field holds; anything else would be read as what it is not.  For the empty queue and the empty heap that
+ * asyncio's __init__ assigns, an empty one of ours is made. */
+static int set_typed(PyObject **field, PyObject *value, PyTypeObject *type)
+{
+    if (value != NULL && !PyObject_TypeCheck(value, type)) {
+        if (!PySequence_Check(value) || PySequence_Size(value) != 0 || type == record_fields_type) {
+            PyErr_Format(PyExc_TypeError, "%.100s is expected, not %.100s", type->tp_name, Py_TYPE(value)->tp_name);
+            return -1;
+        }
+        if ((value = PyObject_CallNoArgs((PyObject *)type)) == NULL)
+            return -1;
+    } else
+        Py_XINCREF(value);
+    Py_XSETREF(*field, value);
+    return 0;
+}
+
+static PyObject *get_object(PyObject *object, const char *name)
+{
+    return object == NULL ? PyErr_Format(PyExc_AttributeError, "%s", name) : Py_NewRef(object);
+}
+
+static PyObject *get_ready(LoopFields *loop, void *Py_UNUSED(closure))
+{
+    return get_object((PyObject *)loop->ready, "_ready");
+}
+
+static PyObject *get_scheduled(LoopFields *loop, void *Py_UNUSED(closure))
+{
+    return get_object((PyObject *)loop->scheduled, "_scheduled");
+}
+
+static PyObject *get_carrying(LoopFields *loop, void *Py_UNUSED(closure))
+{
+    return get_object((PyObject *)loop->carrying, "_carrying");
+}
+
+static int set_ready(LoopFields *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_typed((PyObject **)&loop->ready, value, ring_type);
+}
+
+static int set_scheduled(LoopFields *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_typed((PyObject **)&loop->scheduled, value, timers_type);
+}
+
+static int set_carrying(LoopFields *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    return set_typed((PyObject **)&loop->carrying, value, record_fields_type);
+}
+
+static PyObject *get_debug(LoopFields *loop, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(loop->debug);
+}
+
+static int set_debug(LoopFields *loop, PyObject *value, void *Py_UNUSED(closure))
+{
+    int debug = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (debug < 0)
+        return -1;
+    loop->debug = (char)debug;
+    return 0;
+}
+
+static PyGetSetDef getset[] = {
+    {"_debug", (getter)get_debug, (setter)set_debug, NULL, NULL},
+    {"_ready", (getter)get_ready, (setter)set_ready, NULL, NULL},
+    {"_scheduled", (getter)get_scheduled, (setter)set_scheduled, NULL, NULL},
+    {"_carrying", (getter)get_carrying, (setter)set_carrying, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef members[] = {
+    {"_dirty", Py_T_OBJECT_EX, offsetof(LoopFields, dirty), Py_READONLY, NULL},
+    {"_closed", Py_T_BOOL, offsetof(LoopFields, closed), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+#define FAST(function) (PyCFunction)(void (*)(void)) function, METH_FASTCALL | METH_KEYWORDS
+static PyMethodDef methods[] = {
+    {"call_soon", FAST(call_soon), "Arrange for a callback to be called in the next turn."},
+    {"call_later", FAST(call_later), "Arrange for a callback to be called after a number of seconds."},
+    {"call_at", FAST(call_at), "Arrange for a callback to be called at a time of the loop's clock."},
+    {"_flush", (PyCFunction)flush, METH_NOARGS, "Send what steps have written."},
+    {"_send_queued", (PyCFunction)send_queued, METH_NOARGS, "Send what the socket takes, and call nobody."},
+    {"time", (PyCFunction)loop_time, METH_NOARGS, "The time of the loop's clock, in seconds."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, "Fields and methods of a loop."},
+    {Py_tp_new, loop_new},
+    {Py_tp_dealloc, loop_dealloc},
+    {Py_tp_traverse, loop_traverse},
+    {Py_tp_clear, loop_clear},
+    {Py_tp_getset, getset},
+    {Py_tp_members, members},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "hybridexec._core.compiled.LoopFields",
+    .basicsize = sizeof(LoopFields),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = slots,
+};
+
+int loop_exec(PyObject *module)
+{
+    static const Name names[] = {
+        {&context_name, "context"},
+        {&time_name, "time"},
+        {&wake_name, "_write_to_self"},
+        {&call_soon_name, "call_soon"},
+        {&call_later_name, "call_later"},
+        {&call_at_name, "call_at"},
+        {NULL, NULL},
+    };
+    if (intern(names) < 0)
+        return -1;
+    loop_fields_type = add_type(module, &spec, NULL);
+    return loop_fields_type == NULL ? -1 : 0;
+}

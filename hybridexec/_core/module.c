@@ -1,0 +1,76 @@
+/* The module hybridexec._core.compiled.
+ *
+ * What it keeps is kept once for the process, in static variables: LWPs are threads of one interpreter.
+ */
+#include "core.h"
+
+#include <time.h>
+
+double now(void)
+{
+    struct timespec time;
+#ifdef __APPLE__
+    clock_gettime(CLOCK_UPTIME_RAW, &time);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &time);
+#endif
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+PyObject *call_super(PyTypeObject *type, PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count,
+                     PyObject *kwnames)
+{
+    PyObject *super = PyObject_CallFunctionObjArgs((PyObject *)&PySuper_Type, type, self, NULL);
+    if (super == NULL)
+        return NULL;
+    PyObject *method = PyObject_GetAttr(super, name), *result = NULL;
+    Py_DECREF(super);
+    if (method != NULL) {
+        result = PyObject_Vectorcall(method, args, (size_t)count, kwnames);
+        Py_DECREF(method);
+    }
+    return result;
+}
+
+int intern(const Name *names)
+{
+    for (; names->text != NULL; names++)
+        if ((*names->string = PyUnicode_InternFromString(names->text)) == NULL)
+            return -1;
+    return 0;
+}
+
+PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, spec, base);
+    if (type != NULL && PyModule_AddType(module, (PyTypeObject *)type) < 0)
+        Py_CLEAR(type);
+    return (PyTypeObject *)type;
+}
+
+static int execute(PyObject *module)
+{
+    if (ring_exec(module) < 0 || timers_exec(module) < 0 || handle_exec(module) < 0 || fields_exec(module) < 0 ||
+        loop_exec(module) < 0 || steps_exec(module) < 0 || poll_exec(module) < 0 || stream_exec(module) < 0)
+        return -1;
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, (void *)execute},
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "hybridexec._core.compiled",
+    .m_doc = "The compiled core.",
+    .m_size = 0,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit_compiled(void)
+{
+    return PyModuleDef_Init(&definition);
+}

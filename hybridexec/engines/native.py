@@ -1,0 +1,146 @@
+"""The native engine: the selector engine with the hot part compiled (``_core/``)."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from asyncio import BufferedProtocol, TimerHandle, format_helpers
+from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
+from collections.abc import Callable
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from .._core import compiled
+from .epoll import EpollPoll, SelectorPoll, poll_of
+from .handles import FdState
+from .selector import SelectorEngine
+
+if TYPE_CHECKING or compiled is None:
+    _LoopFields: Any = object
+    _Poll: Any = object
+    _StreamFields: Any = _SelectorSocketTransport
+else:
+    _LoopFields, _Poll, _StreamFields = compiled.LoopFields, compiled.Poll, compiled.StreamFields
+
+
+class StreamTransport(_StreamFields):  # type: ignore[misc]
+    """asyncio's transport of a stream socket; what is compiled reads and writes while nothing is the matter."""
+
+    def set_protocol(self, protocol: Any) -> None:
+        """As asyncio's."""
+        self._is_buffered = isinstance(protocol, BufferedProtocol)
+        super().set_protocol(protocol)
+
+    def _left_over(self, queued: list[bytes], sent: int) -> None:
+        """Not all of what was written could be sent: keep the rest until the socket is writable.
+
+        Args:
+            queued: what was written, without what was sent whole.
+            sent: how many bytes of the first were.
+        """
+        watch = getattr(self, "_add_writer", None) or self._loop._add_writer  # since 3.15 it gives the context
+        watch(self._sock_fd, self._write_ready)
+        queued[0] = memoryview(queued[0])[sent:]  # type: ignore[call-overload]
+        self._buffer.extend(queued)
+        self._maybe_pause_protocol()
+
+    # Whatever else is done with the transport finds sent what was written.
+
+    def writelines(self, list_of_data: Any) -> None:
+        """As asyncio's."""
+        self._flush()
+        super().writelines(list_of_data)
+
+    def write_eof(self) -> None:
+        """As asyncio's."""
+        self._flush()
+        super().write_eof()
+
+    def close(self) -> None:
+        """As asyncio's."""
+        self._flush()
+        super().close()
+
+    def _force_close(self, exc: BaseException | None) -> None:
+        self._flush()
+        super()._force_close(exc)
+
+    def get_write_buffer_size(self) -> int:
+        """As asyncio's."""
+        self._flush()
+        return super().get_write_buffer_size()  # type: ignore[no-any-return]
+
+    def _make_empty_waiter(self) -> Any:
+        self._flush()
+        return super()._make_empty_waiter()
+
+
+class NativePoll(_Poll):  # type: ignore[misc]
+    """The compiled poll."""
+
+    _loop: Any
+
+    def has_input(self) -> bool:
+        """Whether a file descriptor is registered that may have become ready."""
+        return len(self._loop._selector.get_map()) > 1
+
+    def loosen(self, loop: Any) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._loop = loop
+
+
+def _poll_of(loop: Any) -> NativePoll | EpollPoll | SelectorPoll:
+    """How a loop polls best: compiled, where there is epoll."""
+    made = poll_of(loop)
+    if type(made) is not EpollPoll:
+        return made
+    weak = weakref.proxy(loop)
+    poll = NativePoll(
+        loop._selector.fileno(),
+        loop._ready,
+        loop._readers,
+        loop._writers,
+        lambda handle: weak._found_again(handle),
+        FdState.IDLE,
+        FdState.BUSY,
+    )
+    poll.loosen(loop)
+    return poll
+
+
+class _Careful(SelectorEngine):
+    """What the compiled methods leave to Python: debug mode, a closed loop, and arguments that are wrong."""
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> TimerHandle:
+        """Arrange for a callback to be called at a time of the loop's clock."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        loop: Any = self
+        loop._check_closed()
+        if loop._debug:
+            loop._check_thread()
+            loop._check_callback(callback, "call_at")
+        timer: Any = compiled.Timer(when, callback, args, self, context)
+        if self._debug:
+            timer._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+        loop._scheduled.push(timer)
+        return timer  # type: ignore[no-any-return]
+
+
+class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
+    """``asyncio.SelectorEventLoop``, compiled in part."""
+
+    engine_name = "native"
+    _compiled = True
+
+    def _make_poll(self) -> Any:
+        return _poll_of(self)
+
+    def _run_ends(self) -> None:
+        self._flush()
+        super()._run_ends()
+
+    def _new_socket_transport(self, sock: Any, protocol: Any, **kwargs: Any) -> Any:
+        return StreamTransport(self, sock, protocol, **kwargs)

@@ -1,0 +1,62 @@
+"""Turns whose steps are run by the compiled core, as long as there is nothing to look at between two of them.
+
+What is rare is done here and in ``turns.py``, as without it.  Where each step has to be looked at before it is run (one
+is without the loop, a user thread is bound, steps have time slices), in debug mode, and where a tool has replaced
+``Handle._run``, the Python code runs the batch.
+"""
+
+from __future__ import annotations
+
+from asyncio import Handle
+from typing import Any
+
+from .._core import compiled
+from ..engines.handles import FdState
+from ..platform.clock import monotonic
+from ..protocol.lwp import LWP, STEP_ENDED
+from .turns import HANDLE_RUN, Turns
+
+if compiled is not None:
+    compiled.know(FdState.IDLE, FdState.TAKEN_OUT, STEP_ENDED, Handle)
+
+
+class CompiledTurns(Turns):
+    """How a loop of the native engine runs its steps."""
+
+    def timeout(self) -> float | None:
+        """Send what the last steps have written, and say how long the poll may last."""
+        loop: Any = self._loop
+        loop._flush()
+        return super().timeout()
+
+    def _sweep(self) -> None:
+        """A timer that is cancelled leaves the heap at once."""
+
+    def _move_due(self, end: float) -> None:
+        self._carrying.timers.move_due(end, self._carrying.ready)  # type: ignore[attr-defined]
+
+    def _run_batch(self, lwp: LWP) -> bool:
+        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+        carrying = self._carrying
+        if not carrying.batch_unfinished:
+            carrying.batch = iter(range(len(carrying.ready)))
+        batch = carrying.batch
+        over = Handle._run is not HANDLE_RUN or self._loop._debug or lwp.luggage.tracking is not None
+        while not over and not self._careful():
+            try:
+                over = compiled.run_steps(lwp, carrying, self._loop, batch)
+            except BaseException as exc:
+                if lwp.handle is None or lwp.handle is STEP_ENDED:
+                    raise  # no step has
+                self._raised(lwp, lwp.handle, exc)
+            if lwp.slow_exit:
+                if self.after_step(lwp):
+                    # The loop has moved meanwhile: this may be another batch by now.
+                    return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
+                lwp.handle = STEP_ENDED  # it is dropped, and its finalizers may block
+            elif not over and carrying.due is not None and monotonic() >= carrying.due:
+                lwp.handle = None
+                if not carrying.boundary(lwp):
+                    return False
+        carrying.batch_unfinished = True  # what is left of it
+        return super()._run_batch(lwp)

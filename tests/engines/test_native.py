@@ -1,0 +1,362 @@
+"""The compiled core's own parts, held against what they stand in for; and what the native engine queues is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import gc
+import random
+import socket
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+import hybridexec
+from hybridexec import _core
+
+pytestmark = [
+    pytest.mark.differs_by_version,
+    pytest.mark.skipif(_core.compiled is None, reason="there is no compiled core"),
+]
+
+compiled: Any = _core.compiled
+
+
+@pytest.fixture
+def loop() -> Any:
+    loop = hybridexec.new_event_loop(engine="native")
+    yield loop
+    loop.close()
+
+
+# ---------------------------------------------------------------- the queue and the heap
+
+
+def test_the_ring_is_a_deque() -> None:
+    """Whatever is done to both leaves the same in both."""
+    chance = random.Random(1)
+    ring, deque = compiled.Ring(), collections.deque[int]()
+    for number in range(20_000):
+        does = chance.choice(["append", "append", "appendleft", "popleft", "pop"])
+        if does.startswith("append"):
+            getattr(ring, does)(number)
+            getattr(deque, does)(number)
+        elif deque:
+            assert getattr(ring, does)() == getattr(deque, does)()
+        else:
+            with pytest.raises(IndexError):
+                getattr(ring, does)()
+        assert len(ring) == len(deque)
+        assert bool(ring) is bool(deque)
+    assert list(ring) == list(deque)
+    assert ring[0] == deque[0]
+    with pytest.raises(IndexError):
+        ring[len(ring)]
+    ring.clear()
+    assert not ring
+
+
+def test_the_ring_is_seen_by_the_collector() -> None:
+    ring = compiled.Ring()
+
+    class Node:
+        pass
+
+    node = Node()
+    gone = weakref.ref(node)
+    node.ring = ring  # type: ignore[attr-defined]
+    ring.append(node)
+    assert repr(ring).startswith("Ring([<")
+    del ring, node
+    gc.collect()
+    assert gone() is None
+
+
+def test_timers_come_in_the_order_of_their_times(loop: Any) -> None:
+    """Also where others of them have been cancelled."""
+    chance = random.Random(2)
+    context = None
+    timers = compiled.Timers()
+    made = []
+    for _ in range(2000):
+        timer = compiled.Timer(chance.random(), print, (), loop, context)
+        timers.push(timer)
+        made.append(timer)
+        if chance.random() < 0.5:
+            made.pop(chance.randrange(len(made))).cancel()
+    assert len(timers) == len(made)
+    assert timers[0].when() == min(timer.when() for timer in made)
+    ring = compiled.Ring()
+    timers.move_due(0.5, ring)
+    assert [timer.when() for timer in ring] == sorted(timer.when() for timer in made if timer.when() < 0.5)
+    assert not any(timer._scheduled for timer in ring)
+    timers.move_due(2, ring)
+    assert not timers
+    assert [timer.when() for timer in ring] == sorted(timer.when() for timer in made)
+
+
+@pytest.mark.parametrize("wrong", [None, "x", 1])
+def test_only_a_timer_can_be_pushed(wrong: Any, loop: Any) -> None:
+    timers = compiled.Timers()
+    with pytest.raises(TypeError, match=f"not {type(wrong).__name__}"):
+        timers.push(wrong)
+    timer = compiled.Timer(1.0, print, (), loop, None)
+    timers.push(timer)
+    with pytest.raises(TypeError, match="in no heap"):
+        timers.push(timer)
+
+
+# ---------------------------------------------------------------- handles
+
+
+def test_handles_are_asyncios(loop: Any) -> None:
+    step: Any = loop.call_soon(print, 1)
+    timer: Any = loop.call_later(5, print, 2)
+    assert issubclass(type(step), asyncio.Handle)
+    assert issubclass(type(timer), asyncio.TimerHandle)
+    assert (step._callback, step._args, step.cancelled()) == (print, (1,), False)
+    assert repr(step).startswith("<Step print(")
+    assert timer.when() == timer._when
+    assert timer == timer
+    assert hash(timer) == hash(timer.when())
+    for handle in (step, timer):
+        handle.cancel()
+        assert handle.cancelled()
+        assert (handle._callback, handle._args) == (None, None)
+        assert "cancelled" in repr(handle)
+    assert not loop._scheduled
+
+
+def test_a_cancelled_timer_drops_what_it_has_kept(loop: Any) -> None:
+    class Kept:
+        pass
+
+    kept = Kept()
+    gone = weakref.ref(kept)
+    timer = loop.call_later(3600, print, kept)
+    del kept
+    assert gone() is not None
+    timer.cancel()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("make", ["call_soon", "call_later", "call_at", "call_soon_threadsafe"])
+def test_wrong_arguments_are_refused_as_by_asyncio(make: str, loop: Any) -> None:
+    theirs = asyncio.SelectorEventLoop()
+    for args, kwargs in (
+        ((), {}),
+        ((None,), {}),
+        ((None, print), {}),
+        (("x", print), {}),
+        ((1, print), {"contxt": None}),
+    ):
+        expected: type[BaseException] | None = None
+        try:
+            getattr(theirs, make)(*args, **kwargs)
+        except TypeError:
+            expected = TypeError
+        if expected is not None:
+            with pytest.raises(expected):
+                getattr(loop, make)(*args, **kwargs)
+    theirs.close()
+    loop.close()
+    with pytest.raises(RuntimeError, match="Event loop is closed"):
+        getattr(loop, make)(*([0.0, print] if make in ("call_later", "call_at") else [print]))
+
+
+def test_a_clock_of_the_program_s_own_counts(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(loop), "time", lambda self: 1000.0, raising=False)
+    assert loop.call_later(5, print).when() == 1005.0
+
+
+# ---------------------------------------------------------------- streams
+
+
+class Server(asyncio.Protocol):
+    """Does with each message what the test says."""
+
+    def __init__(self, does: Any) -> None:
+        self.does = does
+        self.lost: list[BaseException | None] = []
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.does(self.transport, data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost.append(exc)
+
+
+def serve(does: Any, client: Any) -> Server:
+    """Run a server of one connection, and a client, with a socket that blocks, on a thread of its own."""
+
+    async def main() -> Server:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _, server = await loop.create_connection(lambda: Server(does), sock=ours)
+            await asyncio.wait_for(asyncio.to_thread(client, theirs), 60)
+        while not server.lost:
+            await asyncio.sleep(0.001)
+        return server
+
+    return hybridexec.run(main(), engine="native")
+
+
+def exactly(client: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = client.recv(count - len(data))
+        assert part, data
+        data += part
+    return data
+
+
+def test_what_one_step_writes_is_sent_by_one_call() -> None:
+    def does(transport: Any, data: bytes) -> None:
+        for _ in range(20):
+            transport.write(data)
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"ab")
+        assert theirs.recv(1000) == b"ab" * 20
+
+    serve(does, client)
+
+
+def test_what_was_written_before_a_block_is_sent_before_it() -> None:
+    """The client releases the block when it has seen that."""
+    lock = threading.Lock()
+    lock.acquire()
+
+    def does(transport: Any, data: bytes) -> None:
+        transport.write(b"begins")
+        lock.acquire()
+        transport.write(b"ends")
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert exactly(theirs, 6) == b"begins"
+        lock.release()
+        assert exactly(theirs, 4) == b"ends"
+
+    serve(does, client)
+
+
+def test_what_was_written_in_a_region_is_sent_at_once() -> None:
+    """That step is without the loop: nobody would send it later."""
+    lock = threading.Lock()
+    lock.acquire()
+
+    def does(transport: Any, data: bytes) -> None:
+        with hybridexec.blocking():
+            transport.write(b"inside")
+            lock.acquire()
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert exactly(theirs, 6) == b"inside"
+        lock.release()
+
+    serve(does, client)
+
+
+@pytest.mark.parametrize("end", ["close", "write_eof", "abort"])
+def test_the_end_comes_behind_what_was_written(end: str) -> None:
+    """Also where more was written than the socket takes, but for ``abort``, which drops that."""
+    size = 10 if end == "abort" else 3_000_000
+
+    def does(transport: Any, data: bytes) -> None:
+        transport.write(bytes(size))
+        getattr(transport, end)()
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert exactly(theirs, size) == bytes(size)
+        assert theirs.recv(1) == b""
+
+    serve(does, client)
+
+
+def test_writes_of_all_kinds_keep_their_order() -> None:
+    chance = random.Random(3)
+    sent = bytearray()
+
+    def does(transport: Any, data: bytes) -> None:
+        for _ in range(300):
+            part = chance.randbytes(chance.choice([0, 1, 100, 70_000]))
+            sent.extend(part)
+            kind = chance.choice([bytes, bytearray, memoryview, list])
+            if kind is list:
+                transport.writelines([part[:50], part[50:]])
+            else:
+                transport.write(kind(part))
+        transport.close()
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        got = bytearray()
+        while part := theirs.recv(1 << 20):
+            got += part
+        assert got == sent
+
+    serve(does, client)
+
+
+def test_flow_control_is_asyncios() -> None:
+    calls: list[str] = []
+
+    class Flows(Server):
+        def pause_writing(self) -> None:
+            calls.append("pause")
+
+        def resume_writing(self) -> None:
+            calls.append("resume")
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, _ = await loop.create_connection(lambda: Flows(None), sock=ours)
+            size = 0
+            while not calls:
+                transport.write(bytes(10_000))
+                size += 10_000
+            assert transport.get_write_buffer_size() > 0
+            assert calls == ["pause"]
+            await asyncio.to_thread(exactly, theirs, size)
+            while len(calls) < 2:
+                await asyncio.sleep(0.001)
+            assert calls == ["pause", "resume"]
+            transport.close()
+
+    hybridexec.run(main(), engine="native")
+
+
+def test_an_error_of_a_write_is_the_connection_s() -> None:
+    def does(transport: Any, data: bytes) -> None:
+        time.sleep(0)
+        for _ in range(3):
+            transport.write(b"x")
+
+    def client(theirs: socket.socket) -> None:
+        theirs.shutdown(socket.SHUT_RD)
+        theirs.send(b"x")
+
+    server = serve(does, client)
+    assert [type(exc) for exc in server.lost] == [BrokenPipeError]
+
+
+def test_written_outside_of_a_run_is_sent_at_once(loop: Any) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, _ = loop.run_until_complete(loop.create_connection(lambda: Server(None), sock=ours))
+        transport.write(b"now")
+        assert theirs.recv(10) == b"now"
+        transport.close()
+        loop.run_until_complete(asyncio.sleep(0.001))
