@@ -130,19 +130,15 @@ Ring *loop_ready(PyObject *object)
 
 int loop_flush(PyObject *object)
 {
-    LoopFields *loop = (LoopFields *)object;
-    int done = 0;
-    while (done == 0 && PyList_GET_SIZE(loop->dirty) > 0) { /* a transport that is flushed may write to another */
-        PyObject *dirty = loop->dirty;
-        if ((loop->dirty = PyList_New(0)) == NULL) {
-            loop->dirty = dirty;
+    PyObject *dirty = ((LoopFields *)object)->dirty;
+    while (PyList_GET_SIZE(dirty) > 0) { /* one that is flushed may write to another; after an error the others stay */
+        PyObject *transport = Py_NewRef(PyList_GET_ITEM(dirty, 0));
+        int done = PyList_SetSlice(dirty, 0, 1, NULL) < 0 ? -1 : stream_flush(transport);
+        Py_DECREF(transport);
+        if (done < 0)
             return -1;
-        }
-        for (Py_ssize_t i = 0; done == 0 && i < PyList_GET_SIZE(dirty); i++)
-            done = stream_flush(PyList_GET_ITEM(dirty, i));
-        Py_DECREF(dirty);
     }
-    return done;
+    return 0;
 }
 
 static PyObject *flush(LoopFields *loop, PyObject *Py_UNUSED(none))

@@ -67,10 +67,10 @@ static int begin_of_fd(PyObject *handle, FdFields *fields)
     return 0;
 }
 
-static int run_step(PyObject *object)
+/* handle: what handle_of says of the object. */
+static int run_step(PyObject *object, Handle *handle)
 {
     PyObject *result;
-    Handle *handle = handle_of(object);
     if (handle != NULL) {
         FdFields *fields = fd_fields_of(object);
         if (fields != NULL && begin_of_fd(object, fields) < 0)
@@ -84,9 +84,8 @@ static int run_step(PyObject *object)
     return result == NULL ? -1 : 0;
 }
 
-static int is_cancelled(PyObject *object)
+static int is_cancelled(PyObject *object, Handle *handle)
 {
-    Handle *handle = handle_of(object);
     if (handle != NULL)
         return handle->cancelled;
     PyObject *cancelled = PyObject_GetAttr(object, cancelled_name);
@@ -103,18 +102,19 @@ static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring 
         if (number == NULL)
             return PyErr_Occurred() == NULL ? 1 : -1;
         Py_DECREF(number);
-        PyObject *handle = ring_popleft(ready);
-        if (handle == NULL) {
+        PyObject *object = ring_popleft(ready);
+        if (object == NULL) {
             PyErr_SetString(PyExc_IndexError, "a step of the batch is missing");
             return -1;
         }
-        int cancelled = is_cancelled(handle);
+        Handle *handle = handle_of(object);
+        int cancelled = is_cancelled(object, handle);
         if (cancelled > 0) {
-            Py_DECREF(handle);
+            Py_DECREF(object);
             continue;
         }
-        Py_XSETREF(lwp->handle, handle);
-        if (cancelled < 0 || run_step(handle) < 0 || loop_flush(loop) < 0)
+        Py_XSETREF(lwp->handle, object);
+        if (cancelled < 0 || run_step(object, handle) < 0 || loop_flush(loop) < 0)
             return -1;
         if (lwp->slow_exit)
             return 0;

@@ -37,11 +37,12 @@ class CompiledTurns(Turns):
 
     def _run_batch(self, lwp: LWP) -> bool:
         """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+        if Handle._run is not HANDLE_RUN or self._loop._debug or lwp.luggage.tracking is not None:
+            return super()._run_batch(lwp)
         carrying = self._carrying
         if not carrying.batch_unfinished:
             carrying.batch = iter(range(len(carrying.ready)))
-        batch = carrying.batch
-        over = Handle._run is not HANDLE_RUN or self._loop._debug or lwp.luggage.tracking is not None
+        batch, over = carrying.batch, False
         while not over and not self._careful():
             try:
                 over = compiled.run_steps(lwp, carrying, self._loop, batch)
@@ -58,5 +59,9 @@ class CompiledTurns(Turns):
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
-        carrying.batch_unfinished = True  # what is left of it
-        return super()._run_batch(lwp)
+        if not over:
+            carrying.batch_unfinished = True
+            return super()._run_batch(lwp)  # what is left of it
+        carrying.batch_unfinished = False
+        lwp.handle = None
+        return True
