@@ -15,8 +15,22 @@ from typing import Any
 from .handles import FdState
 
 
-class _Poll:
-    """What both kinds share: whom the events belong to."""
+class OfSelector:
+    """What all polls of a loop with a selector share."""
+
+    _loop: Any
+
+    def has_input(self) -> bool:
+        """Whether a file descriptor is registered that may have become ready."""
+        return len(self._loop._selector.get_map()) > 1
+
+    def loosen(self, loop: Any) -> None:
+        """The loop is closed: refer to it by this from now on."""
+        self._loop = loop
+
+
+class _Poll(OfSelector):
+    """What both kinds in Python share: whom the events belong to."""
 
     def __init__(self, loop: Any, reads: int, writes: int) -> None:
         self._loop = loop
@@ -45,14 +59,6 @@ class _Poll:
                     ready.append(handle)
                 else:
                     self._loop._found_again(handle)
-
-    def has_input(self) -> bool:
-        """Whether a file descriptor is registered that may have become ready."""
-        return len(self._loop._selector.get_map()) > 1
-
-    def loosen(self, loop: Any) -> None:
-        """The loop is closed: refer to it by this from now on."""
-        self._loop = loop
 
 
 class SelectorPoll(_Poll):

@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from .._core import compiled
-from .epoll import EpollPoll, SelectorPoll, poll_of
+from .epoll import EpollPoll, OfSelector, SelectorPoll, poll_of
 from .handles import FdState
 from .selector import SelectorEngine
 
@@ -75,18 +75,8 @@ class StreamTransport(_StreamFields):  # type: ignore[misc]
         return super()._make_empty_waiter()
 
 
-class NativePoll(_Poll):  # type: ignore[misc]
+class NativePoll(_Poll, OfSelector):  # type: ignore[misc]
     """The compiled poll."""
-
-    _loop: Any
-
-    def has_input(self) -> bool:
-        """Whether a file descriptor is registered that may have become ready."""
-        return len(self._loop._selector.get_map()) > 1
-
-    def loosen(self, loop: Any) -> None:
-        """The loop is closed: refer to it by this from now on."""
-        self._loop = loop
 
 
 def _poll_of(loop: Any) -> NativePoll | EpollPoll | SelectorPoll:
