@@ -136,8 +136,7 @@ def give_back(carrying: Carrying, home: LWP) -> None:
         carrying.unqueue(home)
         home.state = LwpState.BLOCKED
         wake = carrying.mend()
-    for each in wake:
-        carrying.send(each)
+    carrying.send_all(wake)
 
 
 def summon(carrying: Carrying) -> None:

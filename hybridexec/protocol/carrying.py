@@ -34,8 +34,8 @@ The moves, in the order of the file:
 
 *The home is wanted* (``is_home_wanted``) to stop the loop, to raise what a signal handler has raised, or to call a
 handler.  A waiting home is then granted the loop, and a polling home has its poll broken.  What is in its mailbox it
-serves whenever it waits, also without the loop.  While the home is
-blocked in a step the loop continues elsewhere: the home could wait for something that only the loop can do.
+serves whenever it waits, also without the loop.  While the home is blocked in a step the loop continues elsewhere: the
+home could wait for something that only the loop can do.
 
 Special cases have files of their own: begin and finish (``homes.py``), exceptions in the middle of a move
 (``repair.py``), signal handlers (``borrowing.py``, ``excused.py``), the end of a loop (``ending.py``).  What is done

@@ -60,7 +60,7 @@ class Repair(Waking):
             else:
                 self.queue_as_returning(lwp, -math.inf)
             wake = self.mend()
-        self._send_all(wake)
+        self.send_all(wake)
         if not granted:
             self.wait(lwp, LwpState.RETURNING)
 
@@ -97,7 +97,7 @@ class Repair(Waking):
                 lwp.state = LwpState.RETIRED
                 if self.state not in (LoopState.FORKED, LoopState.STOPPED):
                     wake = self.mend()
-            self._send_all(wake)
+            self.send_all(wake)
             self.host.turns.break_poll()  # the run ends: whoever polls has to look
             self.changed.ring()
 
@@ -137,7 +137,7 @@ class Repair(Waking):
                 return found
             lost = not order.is_sound(self, self.holder) and self.waking is None and not self.pollers
             wake = self.mend()
-        self._send_all(wake)
+        self.send_all(wake)
         return found or (lost and bool(wake))
 
     def check(self, seen: object) -> object:
@@ -214,6 +214,7 @@ class Repair(Waking):
             self.unqueue(lwp)
             self.park(lwp)
 
-    def _send_all(self, wake: list[LWP | Action]) -> None:
+    def send_all(self, wake: list[LWP | Action]) -> None:
+        """Tell all of them; without the mutex."""
         for each in wake:
             self.send(each)

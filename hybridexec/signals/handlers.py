@@ -32,10 +32,9 @@ if it was called in the middle of this package's own code, which catching up is.
 
 **A handler that blocks** is seen by the detector like a step: it is one, or interrupts one.  Where a callback of the
 detector calls it (a step that has just got the loop back), the interpreter's events are turned on for it.  That leaves
-those that are
-called without the loop while the home polls or waits.  There is no step then, but the others rely on the home: it is
-the one that polls, or the next to be woken.  So the sampler looks at such a handler, too, and if it stands where it was
-a threshold before, the home is *excused* until the handler is over (``protocol/excused.py``).
+those that are called without the loop while the home polls or waits.  There is no step then, but the others rely on the
+home: it is the one that polls, or the next to be woken.  So the sampler looks at such a handler, too, and if it stands
+where it was a threshold before, the home is *excused* until the handler is over (``protocol/excused.py``).
 """
 
 from __future__ import annotations
