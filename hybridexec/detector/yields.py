@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dis
+import functools
 import sys
+import weakref
 from types import CodeType
 from typing import Any
 
@@ -25,10 +27,21 @@ EVENTS = 0 if _BEFORE_WITH < 0 else sys.monitoring.events.PY_YIELD
 """The events that are needed: none since 3.14."""
 
 
+_with: dict[int, weakref.ref[CodeType]] = {}
+"""Code that has a ``with`` statement, by its identity: each look copies the code.  What is known goes with it."""
+
+
+def _has_with(code: CodeType) -> bool:
+    if _BEFORE_WITH not in code.co_code[::2]:
+        return False
+    _with[id(code)] = weakref.ref(code, functools.partial(_with.pop, id(code)))
+    return True
+
+
 def on_yield(code: CodeType, offset: int, value: object) -> Any:
     """PY_YIELD: a coroutine or a generator is suspended."""
     try:
-        if _BEFORE_WITH not in code.co_code[::2]:
+        if id(code) not in _with and not _has_with(code):
             return sys.monitoring.DISABLE
         _note()
     except BaseException as exc:
