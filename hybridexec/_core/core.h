@@ -2,8 +2,9 @@
  *
  * Each type here stands in for Python code that exists beside it and means the same: handle.c for engines/handles.py,
  * ring.c and timers.c for the deque and the heap of asyncio's loop, fields.c for slots of the protocol's LWP and Record,
- * loop.c for methods of engines/selector.py, steps.c for the middle of Turns._run_batch
- * (loop/turns.py), poll.c for engines/epoll.py, stream.c for methods of asyncio's stream transport.
+ * loop.c for methods of engines/selector.py, batch.c for the iterator of a turn's steps, turns.c for the middle of
+ * Carrying.carry and Turns.run (protocol/carrying.py, loop/turns.py), poll.c for engines/epoll.py, stream.c for methods
+ * of asyncio's stream transport.
  *
  * All of it runs with the GIL held, which is its lock.  No function gives the GIL away but where it calls Python code;
  * after such a call nothing that was read before it may be relied on.
@@ -47,11 +48,34 @@ typedef struct {
     Py_ssize_t place; /* in the heap */
 } Timer;
 
-extern PyTypeObject *step_type, *timer_type;
+extern PyTypeObject *step_type, *fd_fields_type, *timer_type;
+extern Py_ssize_t handle_offset, timer_offset; /* of our fields, behind the slots of the base */
 
-Handle *handle_of(PyObject *object);      /* NULL if it is none of ours */
-FdFields *fd_fields_of(PyObject *object); /* NULL if it is none of ours */
-Timer *timer_of(PyObject *timer);         /* of a timer */
+static inline void *fields_at(PyObject *object, Py_ssize_t offset)
+{
+    return (char *)object + offset;
+}
+
+static inline Timer *timer_of(PyObject *timer)
+{
+    return fields_at(timer, timer_offset);
+}
+
+/* NULL if it is none of ours. */
+static inline FdFields *fd_fields_of(PyObject *object)
+{
+    if (Py_IS_TYPE(object, step_type) || Py_IS_TYPE(object, timer_type)) /* as a rule: the other look takes longer */
+        return NULL;
+    return PyObject_TypeCheck(object, fd_fields_type) ? fields_at(object, handle_offset) : NULL;
+}
+
+/* NULL if it is none of ours. */
+static inline Handle *handle_of(PyObject *object)
+{
+    if (Py_IS_TYPE(object, step_type))
+        return fields_at(object, handle_offset);
+    return Py_IS_TYPE(object, timer_type) ? fields_at(object, timer_offset) : (Handle *)fd_fields_of(object);
+}
 
 PyObject *step_new(PyObject *callback, PyObject *const *args, Py_ssize_t count, PyObject *loop, PyObject *context);
 PyObject *timer_new(double when, PyObject *callback, PyObject *const *args, Py_ssize_t count, PyObject *loop,
@@ -70,7 +94,17 @@ typedef struct {
 extern PyTypeObject *ring_type;
 
 int ring_append(Ring *ring, PyObject *item);
-PyObject *ring_popleft(Ring *ring); /* NULL, without an exception, if it is empty */
+
+static inline size_t ring_length(const Ring *ring)
+{
+    return ring->tail - ring->head;
+}
+
+/* NULL, without an exception, if it is empty. */
+static inline PyObject *ring_popleft(Ring *ring)
+{
+    return ring_length(ring) == 0 ? NULL : ring->items[ring->head++ & ring->mask];
+}
 int ring_exec(PyObject *module);
 
 /* ---------------------------------------------------------------- timers.c */
@@ -81,33 +115,58 @@ int timers_push(Timers *timers, PyObject *timer);
 void timers_remove(PyObject *timer); /* a timer that is in a heap; the caller has a reference of its own */
 int timers_exec(PyObject *module);
 
+int timers_move_due(Timers *timers, double end, Ring *ready);
+bool timers_is_empty(const Timers *timers);
+
+/* ---------------------------------------------------------------- batch.c */
+
+typedef struct {
+    PyObject_HEAD
+    size_t left; /* how many steps are still to be run before the next poll */
+} Batch;
+
+extern PyTypeObject *batch_type;
+
+PyObject *batch_new(size_t count);
+int batch_exec(PyObject *module);
+
 /* ---------------------------------------------------------------- fields.c */
 
-/* The slots of an LWP that the compiled code looks at (protocol/lwp.py). */
+/* The slots of an LWP that the compiled code looks at (protocol/lwp.py).  NULL: not set yet, or deleted. */
 typedef struct {
     PyObject_HEAD
     PyObject *handle;
+    PyObject *interrupt;
+    PyObject *bound_steps;
     char slow_exit;
 } LwpFields;
 
 /* The fields of a record that the compiled code looks at (protocol/record.py). */
 typedef struct {
     PyObject_HEAD
+    PyObject *batch;
+    PyObject *summoned;
+    PyObject *unheld;
+    PyObject *detached;
+    PyObject *preempted;
     double due; /* infinity: never */
     unsigned long holder_ident;
     char is_running; /* else holder_ident is None */
+    char batch_unfinished;
+    char stopping;
+    char mailed;
 } RecordFields;
 
 extern PyTypeObject *lwp_fields_type, *record_fields_type;
 
 int fields_exec(PyObject *module);
 
-/* ---------------------------------------------------------------- loop.c, poll.c, steps.c, stream.c */
+/* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c */
 
 int loop_exec(PyObject *module);
 int poll_exec(PyObject *module);
 int stream_exec(PyObject *module);
-int steps_exec(PyObject *module);
+int turns_exec(PyObject *module);
 
 /* Have a transport flushed later.  Returns 0 if there is nobody who would: the caller does it. */
 int loop_queue(PyObject *loop, PyObject *transport);
@@ -115,8 +174,15 @@ int loop_queue(PyObject *loop, PyObject *transport);
 /* The ready queue of a loop; NULL, with an exception, if it is none of ours. */
 Ring *loop_ready(PyObject *loop);
 
-int loop_flush(PyObject *loop);              /* the holder */
-int stream_flush(PyObject *transport);       /* the holder */
+bool loop_in_debug(PyObject *loop);
+int loop_move_due(PyObject *loop); /* timers that are due become ready */
+int loop_flush(PyObject *loop);    /* the holder */
+
+/* Make ready what events have come for, without waiting.  The holder. */
+int poll_look(PyObject *poll);
+bool is_poll(PyObject *object);
+
+int stream_flush(PyObject *transport); /* the holder */
 void stream_flush_quietly(PyObject *transport);
 
 double now(void); /* as time.monotonic() */

@@ -10,6 +10,8 @@ PyTypeObject *lwp_fields_type, *record_fields_type;
 static int lwp_traverse(LwpFields *lwp, visitproc visit, void *arg)
 {
     Py_VISIT(lwp->handle);
+    Py_VISIT(lwp->interrupt);
+    Py_VISIT(lwp->bound_steps);
     Py_VISIT(Py_TYPE(lwp));
     return 0;
 }
@@ -17,6 +19,8 @@ static int lwp_traverse(LwpFields *lwp, visitproc visit, void *arg)
 static int lwp_clear(LwpFields *lwp)
 {
     Py_CLEAR(lwp->handle);
+    Py_CLEAR(lwp->interrupt);
+    Py_CLEAR(lwp->bound_steps);
     return 0;
 }
 
@@ -31,6 +35,8 @@ static void lwp_dealloc(LwpFields *lwp)
 
 static PyMemberDef lwp_members[] = {
     {"handle", Py_T_OBJECT_EX, offsetof(LwpFields, handle), 0, NULL},
+    {"interrupt", Py_T_OBJECT_EX, offsetof(LwpFields, interrupt), 0, NULL},
+    {"bound_steps", Py_T_OBJECT_EX, offsetof(LwpFields, bound_steps), 0, NULL},
     {"slow_exit", Py_T_BOOL, offsetof(LwpFields, slow_exit), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -63,7 +69,22 @@ static PyObject *record_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
 
 static int record_traverse(RecordFields *record, visitproc visit, void *arg)
 {
+    Py_VISIT(record->batch);
+    Py_VISIT(record->summoned);
+    Py_VISIT(record->unheld);
+    Py_VISIT(record->detached);
+    Py_VISIT(record->preempted);
     Py_VISIT(Py_TYPE(record));
+    return 0;
+}
+
+static int record_clear(RecordFields *record)
+{
+    Py_CLEAR(record->batch);
+    Py_CLEAR(record->summoned);
+    Py_CLEAR(record->unheld);
+    Py_CLEAR(record->detached);
+    Py_CLEAR(record->preempted);
     return 0;
 }
 
@@ -71,6 +92,7 @@ static void record_dealloc(RecordFields *record)
 {
     PyTypeObject *type = Py_TYPE(record);
     PyObject_GC_UnTrack(record);
+    record_clear(record);
     type->tp_free(record);
     Py_DECREF(type);
 }
@@ -120,6 +142,18 @@ static int set_holder_ident(RecordFields *record, PyObject *value, void *Py_UNUS
     return 0;
 }
 
+static PyMemberDef record_members[] = {
+    {"batch", Py_T_OBJECT_EX, offsetof(RecordFields, batch), 0, NULL},
+    {"summoned", Py_T_OBJECT_EX, offsetof(RecordFields, summoned), 0, NULL},
+    {"unheld", Py_T_OBJECT_EX, offsetof(RecordFields, unheld), 0, NULL},
+    {"detached", Py_T_OBJECT_EX, offsetof(RecordFields, detached), 0, NULL},
+    {"preempted", Py_T_OBJECT_EX, offsetof(RecordFields, preempted), 0, NULL},
+    {"batch_unfinished", Py_T_BOOL, offsetof(RecordFields, batch_unfinished), 0, NULL},
+    {"stopping", Py_T_BOOL, offsetof(RecordFields, stopping), 0, NULL},
+    {"mailed", Py_T_BOOL, offsetof(RecordFields, mailed), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyGetSetDef record_getset[] = {
     {"due", (getter)get_due, (setter)set_due, "When the holder has to look up between two steps; None: never.", NULL},
     {"holder_ident", (getter)get_holder_ident, (setter)set_holder_ident,
@@ -132,6 +166,8 @@ static PyType_Slot record_slots[] = {
     {Py_tp_new, record_new},
     {Py_tp_dealloc, record_dealloc},
     {Py_tp_traverse, record_traverse},
+    {Py_tp_clear, record_clear},
+    {Py_tp_members, record_members},
     {Py_tp_getset, record_getset},
     {0, NULL},
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Any
 
 from . import compiled
@@ -11,16 +12,26 @@ if TYPE_CHECKING or compiled is None:
     class LwpFields:
         """Slots of an LWP (``protocol/lwp.py``)."""
 
-        __slots__ = ("handle", "slow_exit")
+        __slots__ = ("bound_steps", "handle", "interrupt", "slow_exit")
 
+        bound_steps: list[Any]
         handle: Any
+        interrupt: BaseException | None
         slow_exit: bool
 
     class RecordFields:
         """Fields of a record (``protocol/record.py``)."""
 
+        batch: Any
+        batch_unfinished: bool
+        detached: set[Any]
         due: float | None
         holder_ident: int | None
+        mailed: bool
+        preempted: collections.deque[Any]
+        stopping: bool
+        summoned: float | None
+        unheld: Any
 
 else:
     LwpFields, RecordFields = compiled.LwpFields, compiled.RecordFields

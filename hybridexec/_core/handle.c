@@ -6,36 +6,36 @@
  */
 #include "core.h"
 
-PyTypeObject *step_type, *timer_type;
-
-static PyTypeObject *fd_fields_type;
-static Py_ssize_t handle_offset, timer_offset; /* of our fields, behind the slots of the base */
-
-static inline void *fields_at(PyObject *object, Py_ssize_t offset)
-{
-    return (char *)object + offset;
-}
-
-Handle *handle_of(PyObject *object)
-{
-    if (Py_IS_TYPE(object, step_type) || PyObject_TypeCheck(object, fd_fields_type))
-        return fields_at(object, handle_offset);
-    return Py_IS_TYPE(object, timer_type) ? fields_at(object, timer_offset) : NULL;
-}
-
-FdFields *fd_fields_of(PyObject *object)
-{
-    if (Py_IS_TYPE(object, step_type) || Py_IS_TYPE(object, timer_type)) /* as a rule: the other look takes longer */
-        return NULL;
-    return PyObject_TypeCheck(object, fd_fields_type) ? fields_at(object, handle_offset) : NULL;
-}
-
-Timer *timer_of(PyObject *timer)
-{
-    return fields_at(timer, timer_offset);
-}
+PyTypeObject *step_type, *fd_fields_type, *timer_type;
+Py_ssize_t handle_offset, timer_offset;
 
 /* ---------------------------------------------------------------- making one */
+
+/* The memory of steps that have ended, for the next ones: each step of a program makes one. */
+enum { MOST_SPARE = 64 };
+static PyObject *spare_steps[MOST_SPARE];
+static int spare_count;
+
+/* A new handle, whose fields are zero. */
+static PyObject *allocated(PyTypeObject *type)
+{
+    if (type != step_type || spare_count == 0)
+        return type->tp_alloc(type, 0);
+    PyObject *self = PyObject_Init(spare_steps[--spare_count], type);
+    PyObject_GC_Track(self);
+    return self;
+}
+
+/* Drop the memory of a handle whose fields are zero, and which is not tracked any more. */
+static void dropped(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    if (type == step_type && spare_count < MOST_SPARE)
+        spare_steps[spare_count++] = self;
+    else
+        type->tp_free(self);
+    Py_DECREF(type);
+}
 
 /* Fill a new handle.  On failure it is left as it was. */
 static int fill(Handle *handle, PyObject *callback, PyObject *args, PyObject *loop, PyObject *context)
@@ -65,7 +65,7 @@ static PyObject *tuple_of(PyObject *const *items, Py_ssize_t count)
 static PyObject *made(PyTypeObject *type, Py_ssize_t offset, PyObject *callback, PyObject *args, PyObject *loop,
                       PyObject *context)
 {
-    PyObject *self = type->tp_alloc(type, 0);
+    PyObject *self = allocated(type);
     if (self != NULL && fill(fields_at(self, offset), callback, args, loop, context) < 0)
         Py_CLEAR(self);
     return self;
@@ -182,14 +182,14 @@ static int fd_fields_clear(PyObject *self)
 
 static void handle_dealloc(PyObject *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     PyObject_ClearWeakRefs(self);
-    if (fd_fields_of(self) != NULL)
-        Py_CLEAR(fd_fields_of(self)->state);
+    FdFields *fields = fd_fields_of(self);
+    if (fields != NULL)
+        Py_CLEAR(fields->state);
     handle_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
+    handle_of(self)->cancelled = false;
+    dropped(self);
 }
 
 /* ---------------------------------------------------------------- timers */

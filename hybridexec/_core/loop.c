@@ -10,26 +10,37 @@ typedef struct {
     Ring *ready;
     Timers *scheduled;
     RecordFields *carrying;
-    PyObject *dirty; /* transports that have something to send; a list */
+    PyObject *dirty;        /* transports that have something to send; a list */
+    PyObject *task_factory; /* asyncio's; None: tasks are made here */
+    double resolution;      /* of the clock, in seconds */
     char debug, closed;
 } LoopFields;
 
 static PyTypeObject *loop_fields_type;
 static PyObject *context_name, *time_name, *wake_name;
-static PyObject *call_soon_name, *call_later_name, *call_at_name;
+static PyObject *call_soon_name, *call_later_name, *call_at_name, *create_task_name;
+static PyObject *tasks; /* what is in the module asyncio.tasks */
+static PyObject *task_name, *loop_name, *name_name;
+static PyObject *context_alone; /* the names of keywords that asyncio's tasks call call_soon with, once they are known */
 
 /* ---------------------------------------------------------------- what they have in common */
+
+/* Whether a context is the only keyword. */
+static bool is_context_alone(PyObject *kwnames)
+{
+    if (PyTuple_GET_SIZE(kwnames) != 1 || PyUnicode_Compare(PyTuple_GET_ITEM(kwnames, 0), context_name) != 0)
+        return PyTuple_GET_SIZE(kwnames) == 0;
+    Py_XSETREF(context_alone, Py_NewRef(kwnames)); /* it is the same one the next time, as a rule */
+    return true;
+}
 
 /* Whether this can be done here: with a callback that can be called, and no keyword but a context. */
 static bool is_plain(LoopFields *loop, PyObject *callback, PyObject *kwnames)
 {
     if (loop->debug || loop->closed || loop->ready == NULL || loop->scheduled == NULL || loop->carrying == NULL ||
-        !PyCallable_Check(callback))
+        Py_TYPE(callback)->tp_call == NULL)
         return false;
-    if (kwnames == NULL || PyTuple_GET_SIZE(kwnames) == 0)
-        return true;
-    PyObject *name = PyTuple_GET_ITEM(kwnames, 0);
-    return PyTuple_GET_SIZE(kwnames) == 1 && (name == context_name || PyUnicode_Compare(name, context_name) == 0);
+    return kwnames == NULL || kwnames == context_alone || is_context_alone(kwnames);
 }
 
 static PyObject *context_in(PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
@@ -107,6 +118,63 @@ static PyObject *loop_time(LoopFields *Py_UNUSED(loop), PyObject *Py_UNUSED(none
     return PyFloat_FromDouble(now());
 }
 
+int loop_move_due(PyObject *object)
+{
+    LoopFields *loop = (LoopFields *)object;
+    if (timers_is_empty(loop->scheduled))
+        return 0;
+    PyObject *time = PyObject_CallMethodNoArgs(object, time_name); /* a program may have its own */
+    double end = time == NULL ? -1.0 : PyFloat_AsDouble(time) + loop->resolution;
+    Py_XDECREF(time);
+    return PyErr_Occurred() != NULL ? -1 : timers_move_due(loop->scheduled, end, loop->ready);
+}
+
+/* ---------------------------------------------------------------- tasks */
+
+/* Whether the keywords are those that asyncio.Task has in every version. */
+static bool are_of_task(PyObject *kwnames)
+{
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++)
+        if (PyTuple_GET_ITEM(kwnames, i) != name_name && PyTuple_GET_ITEM(kwnames, i) != context_name)
+            return false;
+    return true;
+}
+
+/* The names of the keywords, and "loop". */
+static PyObject *with_loop(PyObject *kwnames)
+{
+    Py_ssize_t count = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    PyObject *names = PyTuple_New(count + 1);
+    for (Py_ssize_t i = 0; names != NULL && i < count; i++)
+        PyTuple_SET_ITEM(names, i, Py_NewRef(PyTuple_GET_ITEM(kwnames, i)));
+    if (names != NULL)
+        PyTuple_SET_ITEM(names, count, Py_NewRef(loop_name));
+    return names;
+}
+
+/* As asyncio's.  Which class it is may change: tools put another one into asyncio.tasks. */
+static PyObject *create_task(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
+{
+    enum { MOST = 4 }; /* the coroutine, name, context, loop */
+    Py_ssize_t all = count + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (count != 1 || all >= MOST || loop->debug || loop->closed || loop->task_factory != Py_None ||
+        !are_of_task(kwnames))
+        return call_super(loop_fields_type, (PyObject *)loop, create_task_name, args, count, kwnames);
+    PyObject *type = Py_XNewRef(PyDict_GetItemWithError(tasks, task_name)), *names = type == NULL ? NULL : with_loop(kwnames);
+    PyObject *task = NULL, *given[MOST];
+    if (names != NULL) {
+        for (Py_ssize_t i = 0; i < all; i++)
+            given[i] = args[i];
+        given[all] = (PyObject *)loop;
+        task = PyObject_Vectorcall(type, given, (size_t)count, names);
+    }
+    if (type == NULL && PyErr_Occurred() == NULL)
+        PyErr_SetString(PyExc_AttributeError, "asyncio.tasks.Task");
+    Py_XDECREF(names);
+    Py_XDECREF(type);
+    return task;
+}
+
 /* ---------------------------------------------------------------- what is to be sent */
 
 int loop_queue(PyObject *object, PyObject *transport)
@@ -126,6 +194,11 @@ Ring *loop_ready(PyObject *object)
         return ((LoopFields *)object)->ready;
     PyErr_Format(PyExc_TypeError, "a loop of the native engine is expected, not %.100s", Py_TYPE(object)->tp_name);
     return NULL;
+}
+
+bool loop_in_debug(PyObject *object)
+{
+    return ((LoopFields *)object)->debug;
 }
 
 int loop_flush(PyObject *object)
@@ -175,6 +248,7 @@ static int loop_traverse(LoopFields *loop, visitproc visit, void *arg)
     Py_VISIT(loop->scheduled);
     Py_VISIT(loop->carrying);
     Py_VISIT(loop->dirty);
+    Py_VISIT(loop->task_factory);
     Py_VISIT(Py_TYPE(loop));
     return 0;
 }
@@ -184,6 +258,7 @@ static int loop_clear(LoopFields *loop)
     Py_CLEAR(loop->ready);
     Py_CLEAR(loop->scheduled);
     Py_CLEAR(loop->carrying);
+    Py_CLEAR(loop->task_factory);
     return loop->dirty == NULL ? 0 : PyList_SetSlice(loop->dirty, 0, PyList_GET_SIZE(loop->dirty), NULL);
 }
 
@@ -273,6 +348,8 @@ static PyGetSetDef getset[] = {
 
 static PyMemberDef members[] = {
     {"_dirty", Py_T_OBJECT_EX, offsetof(LoopFields, dirty), Py_READONLY, NULL},
+    {"_task_factory", Py_T_OBJECT_EX, offsetof(LoopFields, task_factory), 0, NULL},
+    {"_clock_resolution", Py_T_DOUBLE, offsetof(LoopFields, resolution), 0, NULL},
     {"_closed", Py_T_BOOL, offsetof(LoopFields, closed), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -282,6 +359,7 @@ static PyMethodDef methods[] = {
     {"call_soon", FAST(call_soon), "Arrange for a callback to be called in the next turn."},
     {"call_later", FAST(call_later), "Arrange for a callback to be called after a number of seconds."},
     {"call_at", FAST(call_at), "Arrange for a callback to be called at a time of the loop's clock."},
+    {"create_task", FAST(create_task), "Schedule a coroutine to run in a task of its own."},
     {"_flush", (PyCFunction)flush, METH_NOARGS, "Send what steps have written."},
     {"_send_queued", (PyCFunction)send_queued, METH_NOARGS, "Send what the socket takes, and call nobody."},
     {"time", (PyCFunction)loop_time, METH_NOARGS, "The time of the loop's clock, in seconds."},
@@ -316,10 +394,17 @@ int loop_exec(PyObject *module)
         {&call_soon_name, "call_soon"},
         {&call_later_name, "call_later"},
         {&call_at_name, "call_at"},
+        {&create_task_name, "create_task"},
+        {&task_name, "Task"},
+        {&loop_name, "loop"},
+        {&name_name, "name"},
         {NULL, NULL},
     };
-    if (intern(names) < 0)
+    PyObject *module_of_tasks = intern(names) < 0 ? NULL : PyImport_ImportModule("asyncio.tasks");
+    if (module_of_tasks == NULL)
         return -1;
+    tasks = Py_NewRef(PyModule_GetDict(module_of_tasks));
+    Py_DECREF(module_of_tasks);
     loop_fields_type = add_type(module, &spec, NULL);
     return loop_fields_type == NULL ? -1 : 0;
 }

@@ -30,7 +30,7 @@ typedef struct {
     PyObject *idle, *busy;       /* FdState */
 } Poll;
 
-static PyTypeObject *found_type;
+static PyTypeObject *found_type, *poll_type;
 
 /* ---------------------------------------------------------------- waiting */
 
@@ -110,20 +110,44 @@ static int dispatch_to(Poll *poll, PyObject *table, int number)
     return done;
 }
 
-/* dispatch(found): as asyncio's _process_events, but for what is on its way already. */
-static PyObject *dispatch(Poll *poll, PyObject *object)
+/* As asyncio's _process_events, but for what is on its way already. */
+static int dispatch_all(Poll *poll, const struct epoll_event *events, Py_ssize_t count)
 {
-    if (!Py_IS_TYPE(object, found_type))
-        return PyErr_Format(PyExc_TypeError, "what a wait has found is expected, not %.100s", Py_TYPE(object)->tp_name);
-    Found *found = (Found *)object;
-    for (Py_ssize_t i = 0; i < Py_SIZE(found); i++) {
-        struct epoll_event event = found->events[i];
+    for (Py_ssize_t i = 0; i < count; i++) {
+        struct epoll_event event = events[i];
         if (event.events & ~(uint32_t)EPOLLOUT && dispatch_to(poll, poll->readers, event.data.fd) < 0)
-            return NULL;
+            return -1;
         if (event.events & ~(uint32_t)EPOLLIN && dispatch_to(poll, poll->writers, event.data.fd) < 0)
-            return NULL;
+            return -1;
     }
+    return 0;
+}
+
+/* dispatch(found): make ready what the events belong to. */
+static PyObject *dispatch(Poll *poll, PyObject *found)
+{
+    if (!Py_IS_TYPE(found, found_type))
+        return PyErr_Format(PyExc_TypeError, "what a wait has found is expected, not %.100s", Py_TYPE(found)->tp_name);
+    if (dispatch_all(poll, ((Found *)found)->events, Py_SIZE(found)) < 0)
+        return NULL;
     Py_RETURN_NONE;
+}
+
+/* A signal that ends the wait is left to the interpreter, which looks between two instructions. */
+int poll_look(PyObject *object)
+{
+    struct epoll_event events[MOST_EVENTS];
+    int count = epoll_wait(((Poll *)object)->epoll, events, MOST_EVENTS, 0);
+    if (count < 0 && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    return count <= 0 ? 0 : dispatch_all((Poll *)object, events, count);
+}
+
+bool is_poll(PyObject *object)
+{
+    return PyObject_TypeCheck(object, poll_type);
 }
 
 /* ---------------------------------------------------------------- the types */
@@ -213,7 +237,7 @@ static PyType_Spec found_spec = {
 int poll_exec(PyObject *module)
 {
     found_type = add_type(module, &found_spec, NULL);
-    PyTypeObject *poll_type = found_type == NULL ? NULL : add_type(module, &poll_spec, NULL);
+    poll_type = found_type == NULL ? NULL : add_type(module, &poll_spec, NULL);
     return poll_type == NULL ? -1 : 0;
 }
 
@@ -222,6 +246,16 @@ int poll_exec(PyObject *module)
 int poll_exec(PyObject *Py_UNUSED(module))
 {
     return 0; /* there is no epoll here: the engine polls as the selector engine does */
+}
+
+bool is_poll(PyObject *Py_UNUSED(object))
+{
+    return false;
+}
+
+int poll_look(PyObject *Py_UNUSED(poll))
+{
+    return 0;
 }
 
 #endif

@@ -8,11 +8,6 @@ PyTypeObject *ring_type;
 
 enum { FIRST_CAPACITY = 256 };
 
-static size_t length(const Ring *ring)
-{
-    return ring->tail - ring->head;
-}
-
 static int grow(Ring *ring)
 {
     size_t capacity = ring->mask + 1;
@@ -21,7 +16,7 @@ static int grow(Ring *ring)
         PyErr_NoMemory();
         return -1;
     }
-    size_t count = length(ring);
+    size_t count = ring_length(ring);
     for (size_t i = 0; i < count; i++)
         items[i] = ring->items[(ring->head + i) & ring->mask];
     PyMem_Free(ring->items);
@@ -34,15 +29,10 @@ static int grow(Ring *ring)
 
 int ring_append(Ring *ring, PyObject *item)
 {
-    if (length(ring) > ring->mask && grow(ring) < 0)
+    if (ring_length(ring) > ring->mask && grow(ring) < 0)
         return -1;
     ring->items[ring->tail++ & ring->mask] = Py_NewRef(item);
     return 0;
-}
-
-PyObject *ring_popleft(Ring *ring)
-{
-    return length(ring) == 0 ? NULL : ring->items[ring->head++ & ring->mask];
 }
 
 static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -97,7 +87,7 @@ static PyObject *append(Ring *ring, PyObject *item)
 
 static PyObject *appendleft(Ring *ring, PyObject *item)
 {
-    if (length(ring) > ring->mask && grow(ring) < 0)
+    if (ring_length(ring) > ring->mask && grow(ring) < 0)
         return NULL;
     ring->items[--ring->head & ring->mask] = Py_NewRef(item);
     Py_RETURN_NONE;
@@ -111,7 +101,7 @@ static PyObject *popleft(Ring *ring, PyObject *Py_UNUSED(none))
 
 static PyObject *pop(Ring *ring, PyObject *Py_UNUSED(none))
 {
-    if (length(ring) == 0)
+    if (ring_length(ring) == 0)
         return PyErr_Format(PyExc_IndexError, "pop from an empty ring");
     return ring->items[--ring->tail & ring->mask];
 }
@@ -124,9 +114,9 @@ static PyObject *clear(Ring *ring, PyObject *Py_UNUSED(none))
 
 static PyObject *as_list(Ring *ring)
 {
-    size_t count = length(ring);
+    size_t count = ring_length(ring);
     PyObject *list = PyList_New((Py_ssize_t)count);
-    if (list != NULL && length(ring) == count) { /* the collector may have run finalizers */
+    if (list != NULL && ring_length(ring) == count) { /* the collector may have run finalizers */
         for (size_t i = 0; i < count; i++)
             PyList_SET_ITEM(list, (Py_ssize_t)i, Py_NewRef(ring->items[(ring->head + i) & ring->mask]));
         return list;
@@ -162,12 +152,12 @@ static PyObject *represent(Ring *ring)
 
 static Py_ssize_t size(Ring *ring)
 {
-    return (Py_ssize_t)length(ring);
+    return (Py_ssize_t)ring_length(ring);
 }
 
 static PyObject *item_at(Ring *ring, Py_ssize_t index)
 {
-    if (index < 0 || (size_t)index >= length(ring))
+    if (index < 0 || (size_t)index >= ring_length(ring))
         return PyErr_Format(PyExc_IndexError, "ring index out of range");
     return Py_NewRef(ring->items[(ring->head + (size_t)index) & ring->mask]);
 }

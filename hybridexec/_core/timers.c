@@ -136,19 +136,29 @@ static PyObject *clear(Timers *timers, PyObject *Py_UNUSED(none))
 }
 
 /* Each timer is in the one or in the other, whatever is raised. */
+int timers_move_due(Timers *timers, double end, Ring *ready)
+{
+    while (timers->count > 0 && when_at(timers, 0) < end) {
+        PyObject *timer = timers->heap[0];
+        if (ring_append(ready, timer) < 0)
+            return -1;
+        timers_remove(timer);
+    }
+    return 0;
+}
+
+bool timers_is_empty(const Timers *timers)
+{
+    return timers->count == 0;
+}
+
 static PyObject *move_due(Timers *timers, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !Py_IS_TYPE(args[1], ring_type))
         return PyErr_Format(PyExc_TypeError, "a time and a Ring are expected");
     double end = PyFloat_AsDouble(args[0]);
-    if (end == -1.0 && PyErr_Occurred() != NULL)
+    if ((end == -1.0 && PyErr_Occurred() != NULL) || timers_move_due(timers, end, (Ring *)args[1]) < 0)
         return NULL;
-    while (timers->count > 0 && when_at(timers, 0) < end) {
-        PyObject *timer = timers->heap[0];
-        if (ring_append((Ring *)args[1], timer) < 0)
-            return NULL;
-        timers_remove(timer);
-    }
     Py_RETURN_NONE;
 }
 

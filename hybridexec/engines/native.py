@@ -126,7 +126,9 @@ class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
     _compiled = True
 
     def _make_poll(self) -> Any:
-        return _poll_of(self)
+        poll = _poll_of(self)
+        self._compiled_poll = poll if isinstance(poll, NativePoll) else None
+        return poll
 
     def _run_ends(self) -> None:
         self._flush()

@@ -83,6 +83,7 @@ class _Guard:
         if self._lwp.handle is not IN_POLL:  # in a poll the program's code is called in the middle of the protocol
             self._put(self.real)
             self._tracers.active = True
+            self._lwp.slow_exit = True  # the turn that it is in is looked at
         try:
             return self.real(frame, event, arg)
         except BaseException as exc:  # a signal handler's is put off: it has interrupted this package's code

@@ -14,10 +14,11 @@ from .._core import compiled
 from ..engines.handles import FdState
 from ..platform.clock import monotonic
 from ..protocol.lwp import LWP, STEP_ENDED
+from ..protocol.record import LoopState
 from .turns import HANDLE_RUN, Turns
 
 if compiled is not None:
-    compiled.know(FdState.IDLE, FdState.TAKEN_OUT, STEP_ENDED, Handle)
+    compiled.know(FdState.IDLE, FdState.TAKEN_OUT, STEP_ENDED, LoopState.FREE, Handle, HANDLE_RUN)
 
 
 class CompiledTurns(Turns):
@@ -36,16 +37,18 @@ class CompiledTurns(Turns):
         self._carrying.timers.move_due(end, self._carrying.ready)  # type: ignore[attr-defined]
 
     def _run_batch(self, lwp: LWP) -> bool:
-        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+        """Run the callbacks that are ready now, and maybe more turns; whether the LWP holds the loop afterwards."""
         if Handle._run is not HANDLE_RUN or self._loop._debug or lwp.luggage.tracking is not None:
             return super()._run_batch(lwp)
         carrying = self._carrying
         if not carrying.batch_unfinished:
-            carrying.batch = iter(range(len(carrying.ready)))
-        batch, over = carrying.batch, False
+            carrying.batch = compiled.Batch(len(carrying.ready))
+        # The poll that is compiled, or None: then there is one turn.
+        poll = None if self._affinity.nested else self._loop._compiled_poll  # type: ignore[attr-defined]
+        over = False
         while not over and not self._careful():
             try:
-                over = compiled.run_steps(lwp, carrying, self._loop, batch)
+                over = compiled.run_turns(lwp, carrying, self._loop, poll)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has
@@ -65,3 +68,6 @@ class CompiledTurns(Turns):
         carrying.batch_unfinished = False
         lwp.handle = None
         return True
+
+    def _careful(self) -> bool:
+        return super()._careful() or self._following.tracers.active

@@ -124,12 +124,10 @@ class LWP(LwpFields):
 
     __slots__ = (
         "_bell",
-        "bound_steps",
         "bound_tasks",
         "carrying",
         "deadline",
         "ident",
-        "interrupt",
         "launched",
         "lost_loop",
         "luggage",
@@ -156,9 +154,9 @@ class LWP(LwpFields):
         self.region: Region | None = None  # why the detector ignores what its step runs
         self.slow_exit = False  # take the slow path when its step ends
         self.lost_loop = False  # its step has been without the loop
-        self.interrupt: BaseException | None = None  # raised by a signal handler meanwhile, to be raised in its step
+        self.interrupt = None  # raised by a signal handler meanwhile, to be raised in its step
         self.meant = 0  # the identity of an exception that the protocol raises for its step to get
-        self.bound_steps: list[Any] = []  # steps of bound user threads, which only this LWP may run
+        self.bound_steps = []  # steps of bound user threads, which only this LWP may run
         self.bound_tasks: list[Any] = []  # the user threads that are bound to it
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.watch: Any = None  # the detector's

@@ -71,14 +71,14 @@ class Record(RecordFields):
         # What the loop has to do.  The queue and the heap are the loop's, and are changed as asyncio changes its own.
         self.ready: collections.deque[Any] = collections.deque()
         self.timers: list[Any] = []  # a heap of what has a ``_when``, in the loop's time
-        self.batch: Any = iter(range(0))  # a number for each step that is still to be run before the next poll
+        self.batch = iter(range(0))  # a number for each step that is still to be run before the next poll
         self.deferred: list[Any] = []  # steps that wait for one that is without the loop; the holder's
         self.stopping = False  # whether stop() has been requested; any thread
 
         # Hints: they may be out of date, and are written by any thread.
         self.due = None  # when the holder has to look up between two steps; None: never
         self.mailed = False  # there is something in the home's mailbox, which it serves also without the loop
-        self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
+        self.summoned = None  # since when a signal handler waits for the home to have the loop
 
         self.holder: LWP | None = None
         self.holder_ident = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
@@ -103,13 +103,13 @@ class Record(RecordFields):
         self.stale = False  # the events of the last poll may be out of date
         self.handler: Handler | None = None  # the signal handler that the home is in
         self.changed = Bell()  # an LWP has retired, or the home is wanted: for whoever closes the loop
-        self.detached: set[LWP] = set()  # those with a step that is without the loop; and a home that is excused
+        self.detached = set()  # those with a step that is without the loop; and a home that is excused
         self.lwps: set[LWP] = set()
         self.starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
         self.pollers: list[LWP] = []
         self.parked: list[LWP] = []
         self.returning: collections.deque[LWP] = collections.deque()
-        self.preempted: collections.deque[LWP] = collections.deque()
+        self.preempted = collections.deque()
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in.  Any thread, without the mutex."""

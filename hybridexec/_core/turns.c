@@ -1,16 +1,21 @@
-/* The middle of a turn: steps are run one after the other, as long as there is nothing to look at between two.
+/* The middle of turns: steps are run one after the other, and turns, as long as there is nothing to look at between two.
  *
  * What is rare is left to Turns._run_batch (loop/turns.py), which calls this, and whose frame is the one that a step's
  * first frame returns to: a step that raises, one that has been without the loop (slow_exit), and a holder that has to
- * look up (due).
+ * look up (due).  Whatever else Carrying.carry looks at between two turns (protocol/carrying.py) ends this as well, and
+ * so does an empty queue: to idle is the protocol's.
  */
 #include "core.h"
 
 #include <math.h>
 
-static PyObject *idle, *taken_out;  /* FdState.IDLE, FdState.TAKEN_OUT */
-static PyObject *step_ended;        /* protocol/lwp.STEP_ENDED */
-static PyObject *plain_handle;      /* asyncio.Handle */
+enum { MOST_TURNS = 64 }; /* then the interpreter has its turn: signals, the collector, other threads */
+
+static PyObject *idle, *taken_out; /* FdState.IDLE, FdState.TAKEN_OUT */
+static PyObject *step_ended;       /* protocol/lwp.STEP_ENDED */
+static PyObject *state_free;       /* LoopState.FREE */
+static PyObject *plain_handle;     /* asyncio.Handle */
+static PyObject *handle_run;       /* its _run, as it was; a tool may replace it, by which it sees all callbacks */
 static PyObject *run_name, *put_back_name, *cancelled_name, *context_name, *callback_name, *args_name;
 
 /* Call a callback in a context.  Returns its result. */
@@ -20,8 +25,7 @@ static PyObject *call(PyObject *context, PyObject *callback, PyObject *args)
         return PyErr_Format(PyExc_TypeError, "a handle's _args are a tuple, not %.100s", Py_TYPE(args)->tp_name);
     if (PyContext_Enter(context) < 0)
         return NULL;
-    PyObject *result =
-        PyObject_Vectorcall(callback, ((PyTupleObject *)args)->ob_item, (size_t)PyTuple_GET_SIZE(args), NULL);
+    PyObject *result = PyObject_Call(callback, args, NULL); /* asyncio's steps of tasks take a tuple */
     if (PyContext_Exit(context) < 0)
         Py_CLEAR(result);
     return result;
@@ -94,14 +98,25 @@ static int is_cancelled(PyObject *object, Handle *handle)
     return is;
 }
 
+/* Take a number; 0 if there is none, -1 with an exception. */
+static int take_number(PyObject *batch)
+{
+    if (Py_IS_TYPE(batch, batch_type)) {
+        Batch *ours = (Batch *)batch;
+        return ours->left > 0 && ours->left-- > 0;
+    }
+    PyObject *number = PyIter_Next(batch);
+    Py_XDECREF(number);
+    return number != NULL ? 1 : PyErr_Occurred() == NULL ? 0 : -1;
+}
+
 /* Whether the batch is over; -1 with an exception. */
 static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *batch)
 {
     for (;;) {
-        PyObject *number = PyIter_Next(batch);
-        if (number == NULL)
-            return PyErr_Occurred() == NULL ? 1 : -1;
-        Py_DECREF(number);
+        int taken = take_number(batch);
+        if (taken <= 0)
+            return taken < 0 ? -1 : 1;
         PyObject *object = ring_popleft(ready);
         if (object == NULL) {
             PyErr_SetString(PyExc_IndexError, "a step of the batch is missing");
@@ -124,44 +139,103 @@ static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring 
     }
 }
 
-/* run_steps(lwp, record, loop, batch): whether the batch is over; if not, there is something to look at.
+static bool is_empty(PyObject *collection)
+{
+    Py_ssize_t size = collection == NULL ? -1 : PyObject_Size(collection);
+    if (size < 0)
+        PyErr_Clear();
+    return size == 0;
+}
+
+/* Whether a tool has replaced Handle._run meanwhile. */
+static bool is_seen(void)
+{
+    PyObject *run = PyObject_GetAttr(plain_handle, run_name);
+    if (run == NULL)
+        PyErr_Clear();
+    Py_XDECREF(run);
+    return run != handle_run;
+}
+
+/* A turn has ended.  Whether there is nothing to look at before the next one, which has something to run. */
+static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready)
+{
+    return !lwp->slow_exit && ring_length(ready) > 0 && !record->stopping && !record->mailed &&
+           record->summoned == Py_None && record->unheld == state_free && lwp->interrupt == Py_None &&
+           is_empty(lwp->bound_steps) && is_empty(record->detached) && is_empty(record->preempted) &&
+           !loop_in_debug(loop) && !is_seen();
+}
+
+/* Poll, for no time at all, and begin the next turn's batch. */
+static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll)
+{
+    record->batch_unfinished = false;
+    Py_XSETREF(lwp->handle, Py_NewRef(Py_None));
+    if (poll_look(poll) < 0 || loop_move_due(loop) < 0)
+        return -1;
+    PyObject *batch = batch_new(ring_length(ready));
+    if (batch == NULL)
+        return -1;
+    Py_XSETREF(record->batch, batch);
+    return 0;
+}
+
+/* run_turns(lwp, record, loop, poll): whether the batch is over; if not, there is something to look at.
  *
- * What a step raises comes up, and the step is LWP.handle then. */
-static PyObject *run_steps(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+ * Record.batch is run first.  With a poll, which may be None, other turns may follow.  What a step raises comes up, and
+ * the step is LWP.handle then. */
+static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 4 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
-        !PyObject_TypeCheck(args[1], record_fields_type) || !PyIter_Check(args[3]))
-        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop and an iterator are expected");
-    Ring *ready = loop_ready(args[2]);
+        !PyObject_TypeCheck(args[1], record_fields_type) || !(args[3] == Py_None || is_poll(args[3])))
+        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop and a poll or None are expected");
+    LwpFields *lwp = (LwpFields *)args[0];
+    RecordFields *record = (RecordFields *)args[1];
+    PyObject *loop = args[2], *poll = args[3];
+    Ring *ready = loop_ready(loop);
     if (ready == NULL)
         return NULL;
     Py_INCREF(ready);
-    int over = run_batch((LwpFields *)args[0], (RecordFields *)args[1], args[2], ready, args[3]);
+    int over = 1;
+    for (int turns = 1; over > 0; turns++) {
+        if (record->batch == NULL || !PyIter_Check(record->batch)) {
+            PyErr_SetString(PyExc_TypeError, "Record.batch is to be an iterator");
+            over = -1;
+            break;
+        }
+        PyObject *batch = Py_NewRef(record->batch);
+        over = run_batch(lwp, record, loop, ready, batch);
+        Py_DECREF(batch);
+        if (over <= 0 || poll == Py_None || turns == MOST_TURNS || !goes_on(lwp, record, loop, ready))
+            break;
+        if (begin_turn(lwp, record, loop, ready, poll) < 0)
+            over = -1;
+    }
     Py_DECREF(ready);
     return over < 0 ? NULL : PyBool_FromLong(over);
 }
 
-/* know(idle, taken_out, step_ended, plain_handle): what this needs of the Python code beside it. */
+/* know(idle, taken_out, step_ended, free, plain_handle, handle_run): what this needs of the Python code beside it. */
 static PyObject *know(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *known[4];
-    if (!PyArg_ParseTuple(args, "OOOO!:know", &known[0], &known[1], &known[2], &PyType_Type, &known[3]))
+    PyObject **const slots[] = {&idle, &taken_out, &step_ended, &state_free, &plain_handle, &handle_run};
+    PyObject *known[6];
+    if (!PyArg_ParseTuple(args, "OOOOO!O:know", &known[0], &known[1], &known[2], &known[3], &PyType_Type, &known[4],
+                          &known[5]))
         return NULL;
-    Py_XSETREF(idle, Py_NewRef(known[0]));
-    Py_XSETREF(taken_out, Py_NewRef(known[1]));
-    Py_XSETREF(step_ended, Py_NewRef(known[2]));
-    Py_XSETREF(plain_handle, Py_NewRef(known[3]));
+    for (int i = 0; i < 6; i++)
+        Py_XSETREF(*slots[i], Py_NewRef(known[i]));
     Py_RETURN_NONE;
 }
 
 static PyMethodDef functions[] = {
-    {"run_steps", (PyCFunction)(void (*)(void))run_steps, METH_FASTCALL,
-     "Run the steps of a batch until there is something to look at."},
+    {"run_turns", (PyCFunction)(void (*)(void))run_turns, METH_FASTCALL,
+     "Run steps, turn after turn, until there is something to look at."},
     {"know", know, METH_VARARGS, "Make objects of the Python code known."},
     {NULL, NULL, 0, NULL},
 };
 
-int steps_exec(PyObject *module)
+int turns_exec(PyObject *module)
 {
     static const Name names[] = {
         {&run_name, "_run"},
