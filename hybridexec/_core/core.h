@@ -116,7 +116,7 @@ void timers_remove(PyObject *timer); /* a timer that is in a heap; the caller ha
 int timers_exec(PyObject *module);
 
 int timers_move_due(Timers *timers, double end, Ring *ready);
-bool timers_is_empty(const Timers *timers);
+double timers_first(const Timers *timers); /* infinity: there is none */
 
 /* ---------------------------------------------------------------- batch.c */
 
@@ -138,6 +138,8 @@ typedef struct {
     PyObject *handle;
     PyObject *interrupt;
     PyObject *bound_steps;
+    PyObject *state;
+    unsigned long ident;
     char slow_exit;
 } LwpFields;
 
@@ -149,12 +151,14 @@ typedef struct {
     PyObject *unheld;
     PyObject *detached;
     PyObject *preempted;
+    PyObject *lwps;
     double due; /* infinity: never */
     unsigned long holder_ident;
     char is_running; /* else holder_ident is None */
     char batch_unfinished;
     char stopping;
     char mailed;
+    char stale;
 } RecordFields;
 
 extern PyTypeObject *lwp_fields_type, *record_fields_type;
@@ -175,11 +179,15 @@ int loop_queue(PyObject *loop, PyObject *transport);
 Ring *loop_ready(PyObject *loop);
 
 bool loop_in_debug(PyObject *loop);
-int loop_move_due(PyObject *loop); /* timers that are due become ready */
-int loop_flush(PyObject *loop);    /* the holder */
+int loop_move_due(PyObject *loop);            /* timers that are due become ready */
+double loop_seconds_to_timer(PyObject *loop); /* infinity: there is none; negative: an exception */
+int loop_flush(PyObject *loop);               /* the holder */
 
 /* Make ready what events have come for, without waiting.  The holder. */
 int poll_look(PyObject *poll);
+
+PyObject *poll_wait(PyObject *poll, double seconds);   /* what was found, or None; infinity: forever */
+int poll_dispatch(PyObject *poll, PyObject *found);
 bool is_poll(PyObject *object);
 
 int stream_flush(PyObject *transport); /* the holder */

@@ -12,6 +12,7 @@ static int lwp_traverse(LwpFields *lwp, visitproc visit, void *arg)
     Py_VISIT(lwp->handle);
     Py_VISIT(lwp->interrupt);
     Py_VISIT(lwp->bound_steps);
+    Py_VISIT(lwp->state);
     Py_VISIT(Py_TYPE(lwp));
     return 0;
 }
@@ -21,6 +22,7 @@ static int lwp_clear(LwpFields *lwp)
     Py_CLEAR(lwp->handle);
     Py_CLEAR(lwp->interrupt);
     Py_CLEAR(lwp->bound_steps);
+    Py_CLEAR(lwp->state);
     return 0;
 }
 
@@ -37,6 +39,8 @@ static PyMemberDef lwp_members[] = {
     {"handle", Py_T_OBJECT_EX, offsetof(LwpFields, handle), 0, NULL},
     {"interrupt", Py_T_OBJECT_EX, offsetof(LwpFields, interrupt), 0, NULL},
     {"bound_steps", Py_T_OBJECT_EX, offsetof(LwpFields, bound_steps), 0, NULL},
+    {"state", Py_T_OBJECT_EX, offsetof(LwpFields, state), 0, NULL},
+    {"ident", Py_T_ULONG, offsetof(LwpFields, ident), 0, NULL},
     {"slow_exit", Py_T_BOOL, offsetof(LwpFields, slow_exit), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -74,6 +78,7 @@ static int record_traverse(RecordFields *record, visitproc visit, void *arg)
     Py_VISIT(record->unheld);
     Py_VISIT(record->detached);
     Py_VISIT(record->preempted);
+    Py_VISIT(record->lwps);
     Py_VISIT(Py_TYPE(record));
     return 0;
 }
@@ -85,6 +90,7 @@ static int record_clear(RecordFields *record)
     Py_CLEAR(record->unheld);
     Py_CLEAR(record->detached);
     Py_CLEAR(record->preempted);
+    Py_CLEAR(record->lwps);
     return 0;
 }
 
@@ -148,9 +154,11 @@ static PyMemberDef record_members[] = {
     {"unheld", Py_T_OBJECT_EX, offsetof(RecordFields, unheld), 0, NULL},
     {"detached", Py_T_OBJECT_EX, offsetof(RecordFields, detached), 0, NULL},
     {"preempted", Py_T_OBJECT_EX, offsetof(RecordFields, preempted), 0, NULL},
+    {"lwps", Py_T_OBJECT_EX, offsetof(RecordFields, lwps), 0, NULL},
     {"batch_unfinished", Py_T_BOOL, offsetof(RecordFields, batch_unfinished), 0, NULL},
     {"stopping", Py_T_BOOL, offsetof(RecordFields, stopping), 0, NULL},
     {"mailed", Py_T_BOOL, offsetof(RecordFields, mailed), 0, NULL},
+    {"stale", Py_T_BOOL, offsetof(RecordFields, stale), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -12,12 +12,14 @@ if TYPE_CHECKING or compiled is None:
     class LwpFields:
         """Slots of an LWP (``protocol/lwp.py``)."""
 
-        __slots__ = ("bound_steps", "handle", "interrupt", "slow_exit")
+        __slots__ = ("bound_steps", "handle", "ident", "interrupt", "slow_exit", "state")
 
         bound_steps: list[Any]
         handle: Any
+        ident: int
         interrupt: BaseException | None
         slow_exit: bool
+        state: Any
 
     class RecordFields:
         """Fields of a record (``protocol/record.py``)."""
@@ -27,8 +29,10 @@ if TYPE_CHECKING or compiled is None:
         detached: set[Any]
         due: float | None
         holder_ident: int | None
+        lwps: set[Any]
         mailed: bool
         preempted: collections.deque[Any]
+        stale: bool
         stopping: bool
         summoned: float | None
         unheld: Any

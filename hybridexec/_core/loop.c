@@ -5,6 +5,8 @@
  */
 #include "core.h"
 
+#include <math.h>
+
 typedef struct {
     PyObject_HEAD
     Ring *ready;
@@ -59,6 +61,15 @@ static int wake_if_elsewhere(LoopFields *loop)
     return done == NULL ? -1 : 0;
 }
 
+/* The loop's clock, which a program may have replaced; -1 with an exception. */
+static double clock_of(LoopFields *loop)
+{
+    PyObject *time = PyObject_CallMethodNoArgs((PyObject *)loop, time_name);
+    double seconds = time == NULL ? -1.0 : PyFloat_AsDouble(time);
+    Py_XDECREF(time);
+    return seconds;
+}
+
 /* ---------------------------------------------------------------- the methods */
 
 static PyObject *call_soon(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)
@@ -103,14 +114,10 @@ static PyObject *call_later(LoopFields *loop, PyObject *const *args, Py_ssize_t 
     double delay = PyFloat_AsDouble(args[0]);
     if (delay == -1.0 && PyErr_Occurred() != NULL)
         return NULL;
-    PyObject *time = PyObject_CallMethodNoArgs((PyObject *)loop, time_name); /* a program may have its own */
-    if (time == NULL)
+    double time = clock_of(loop);
+    if (time == -1.0 && PyErr_Occurred() != NULL)
         return NULL;
-    double when = PyFloat_AsDouble(time) + delay;
-    Py_DECREF(time);
-    if (PyErr_Occurred() != NULL)
-        return NULL;
-    return schedule(loop, when, args + 1, count - 1, context_in(args, count, kwnames));
+    return schedule(loop, time + delay, args + 1, count - 1, context_in(args, count, kwnames));
 }
 
 static PyObject *loop_time(LoopFields *Py_UNUSED(loop), PyObject *Py_UNUSED(none))
@@ -121,12 +128,24 @@ static PyObject *loop_time(LoopFields *Py_UNUSED(loop), PyObject *Py_UNUSED(none
 int loop_move_due(PyObject *object)
 {
     LoopFields *loop = (LoopFields *)object;
-    if (timers_is_empty(loop->scheduled))
+    if (timers_first(loop->scheduled) == INFINITY)
         return 0;
-    PyObject *time = PyObject_CallMethodNoArgs(object, time_name); /* a program may have its own */
-    double end = time == NULL ? -1.0 : PyFloat_AsDouble(time) + loop->resolution;
-    Py_XDECREF(time);
-    return PyErr_Occurred() != NULL ? -1 : timers_move_due(loop->scheduled, end, loop->ready);
+    double time = clock_of(loop);
+    if (time == -1.0 && PyErr_Occurred() != NULL)
+        return -1;
+    return timers_move_due(loop->scheduled, time + loop->resolution, loop->ready);
+}
+
+double loop_seconds_to_timer(PyObject *object)
+{
+    LoopFields *loop = (LoopFields *)object;
+    double first = timers_first(loop->scheduled);
+    if (first == INFINITY)
+        return INFINITY;
+    double time = clock_of(loop);
+    if (time == -1.0 && PyErr_Occurred() != NULL)
+        return -1.0;
+    return first > time ? first - time : 0.0;
 }
 
 /* ---------------------------------------------------------------- tasks */

@@ -47,24 +47,16 @@ static Py_ssize_t found_length(PyObject *found)
 }
 
 /* In milliseconds, rounded up: epoll would wake too early. */
-static int milliseconds(PyObject *timeout)
+static int milliseconds(double seconds)
 {
-    if (timeout == Py_None)
-        return -1;
-    double seconds = PyFloat_AsDouble(timeout);
-    if (seconds == -1.0 && PyErr_Occurred() != NULL)
-        return -2;
     double rounded = ceil(seconds * 1e3);
-    return rounded <= 0.0 ? 0 : rounded >= INT_MAX ? INT_MAX : (int)rounded;
+    return rounded <= 0.0 ? 0 : rounded >= INT_MAX ? (seconds == INFINITY ? -1 : INT_MAX) : (int)rounded;
 }
 
-/* wait(timeout): what was found; None for nothing. */
-static PyObject *wait(Poll *poll, PyObject *timeout)
+PyObject *poll_wait(PyObject *poll, double seconds)
 {
     struct epoll_event events[MOST_EVENTS];
-    int most = milliseconds(timeout), count, epoll = poll->epoll;
-    if (most < -1)
-        return NULL;
+    int most = milliseconds(seconds), count, epoll = ((Poll *)poll)->epoll;
     if (most == 0)
         count = epoll_wait(epoll, events, MOST_EVENTS, 0);
     else {
@@ -82,6 +74,15 @@ static PyObject *wait(Poll *poll, PyObject *timeout)
     if (found != NULL)
         memcpy(found->events, events, (size_t)count * sizeof *events);
     return (PyObject *)found;
+}
+
+/* wait(timeout): what was found; None for nothing. */
+static PyObject *wait(PyObject *poll, PyObject *timeout)
+{
+    double seconds = timeout == Py_None ? INFINITY : PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred() != NULL)
+        return NULL;
+    return poll_wait(poll, seconds);
 }
 
 /* ---------------------------------------------------------------- handling */
@@ -123,12 +124,17 @@ static int dispatch_all(Poll *poll, const struct epoll_event *events, Py_ssize_t
     return 0;
 }
 
+int poll_dispatch(PyObject *poll, PyObject *found)
+{
+    return found == Py_None ? 0 : dispatch_all((Poll *)poll, ((Found *)found)->events, Py_SIZE(found));
+}
+
 /* dispatch(found): make ready what the events belong to. */
-static PyObject *dispatch(Poll *poll, PyObject *found)
+static PyObject *dispatch(PyObject *poll, PyObject *found)
 {
     if (!Py_IS_TYPE(found, found_type))
         return PyErr_Format(PyExc_TypeError, "what a wait has found is expected, not %.100s", Py_TYPE(found)->tp_name);
-    if (dispatch_all(poll, ((Found *)found)->events, Py_SIZE(found)) < 0)
+    if (poll_dispatch(poll, found) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -198,8 +204,8 @@ static void poll_dealloc(Poll *poll)
 }
 
 static PyMethodDef methods[] = {
-    {"wait", (PyCFunction)wait, METH_O, "Wait for events, for a number of seconds; None: forever."},
-    {"dispatch", (PyCFunction)dispatch, METH_O, "Make ready what the events belong to."},
+    {"wait", wait, METH_O, "Wait for events, for a number of seconds; None: forever."},
+    {"dispatch", dispatch, METH_O, "Make ready what the events belong to."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -254,6 +260,16 @@ bool is_poll(PyObject *Py_UNUSED(object))
 }
 
 int poll_look(PyObject *Py_UNUSED(poll))
+{
+    return 0;
+}
+
+PyObject *poll_wait(PyObject *Py_UNUSED(poll), double Py_UNUSED(seconds))
+{
+    Py_RETURN_NONE;
+}
+
+int poll_dispatch(PyObject *Py_UNUSED(poll), PyObject *Py_UNUSED(found))
 {
     return 0;
 }

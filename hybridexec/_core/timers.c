@@ -4,6 +4,8 @@
  */
 #include "core.h"
 
+#include <math.h>
+
 struct Timers {
     PyObject_HEAD
     PyObject **heap;
@@ -147,9 +149,9 @@ int timers_move_due(Timers *timers, double end, Ring *ready)
     return 0;
 }
 
-bool timers_is_empty(const Timers *timers)
+double timers_first(const Timers *timers)
 {
-    return timers->count == 0;
+    return timers->count == 0 ? INFINITY : timer_of(timers->heap[0])->when;
 }
 
 static PyObject *move_due(Timers *timers, PyObject *const *args, Py_ssize_t count)

@@ -3,7 +3,7 @@
  * What is rare is left to Turns._run_batch (loop/turns.py), which calls this, and whose frame is the one that a step's
  * first frame returns to: a step that raises, one that has been without the loop (slow_exit), and a holder that has to
  * look up (due).  Whatever else Carrying.carry looks at between two turns (protocol/carrying.py) ends this as well, and
- * so does an empty queue: to idle is the protocol's.
+ * so does an empty queue where others could take the loop: to idle is the protocol's then.
  */
 #include "core.h"
 
@@ -14,6 +14,7 @@ enum { MOST_TURNS = 64 }; /* then the interpreter has its turn: signals, the col
 static PyObject *idle, *taken_out; /* FdState.IDLE, FdState.TAKEN_OUT */
 static PyObject *step_ended;       /* protocol/lwp.STEP_ENDED */
 static PyObject *state_free;       /* LoopState.FREE */
+static PyObject *polling, *running; /* LwpState.POLLING, LwpState.RUNNING */
 static PyObject *plain_handle;     /* asyncio.Handle */
 static PyObject *handle_run;       /* its _run, as it was; a tool may replace it, by which it sees all callbacks */
 static PyObject *run_name, *put_back_name, *cancelled_name, *context_name, *callback_name, *args_name;
@@ -157,38 +158,76 @@ static bool is_seen(void)
     return run != handle_run;
 }
 
-/* A turn has ended.  Whether there is nothing to look at before the next one, which has something to run. */
-static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready)
+/* A turn has ended.  Whether there is nothing to look at before the next one. */
+static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop)
 {
-    return !lwp->slow_exit && ring_length(ready) > 0 && !record->stopping && !record->mailed &&
-           record->summoned == Py_None && record->unheld == state_free && lwp->interrupt == Py_None &&
-           is_empty(lwp->bound_steps) && is_empty(record->detached) && is_empty(record->preempted) &&
-           !loop_in_debug(loop) && !is_seen();
+    return !lwp->slow_exit && !record->stopping && !record->mailed && record->summoned == Py_None &&
+           record->unheld == state_free && lwp->interrupt == Py_None && is_empty(lwp->bound_steps) &&
+           is_empty(record->detached) && is_empty(record->preempted) && !loop_in_debug(loop) && !is_seen();
 }
 
-/* Poll, for no time at all, and begin the next turn's batch. */
-static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll)
+/* As polling._poll_alone (protocol/polling.py), which is about who could take the loop meanwhile: nobody.
+ *
+ * Returns what was found; NULL with an exception. */
+static PyObject *poll_alone(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *poll, PyObject *resumed)
 {
+    double seconds = loop_seconds_to_timer(loop);
+    if (seconds < 0.0)
+        return NULL;
+    Py_XSETREF(lwp->state, Py_NewRef(polling));
+    record->holder_ident = 0;
+    PyObject *found = poll_wait(poll, seconds);
+    record->holder_ident = lwp->ident;
+    Py_XSETREF(lwp->state, Py_NewRef(running));
+    PyObject *done = found == NULL ? NULL : PyObject_CallNoArgs(resumed);
+    if (done == NULL)
+        Py_CLEAR(found);
+    Py_XDECREF(done);
+    if (found != NULL && record->stale) { /* it was excused meanwhile */
+        record->stale = false;
+        Py_SETREF(found, poll_wait(poll, 0.0));
+    }
+    return found;
+}
+
+/* Poll, and begin the next turn's batch.  Returns 0 if there is something to look at first; -1 with an exception. */
+static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll,
+                      PyObject *resumed)
+{
+    bool idles = ring_length(ready) == 0;
+    if (idles && (record->lwps == NULL || !PySet_Check(record->lwps) || PySet_GET_SIZE(record->lwps) != 1))
+        return 0;
     record->batch_unfinished = false;
     Py_XSETREF(lwp->handle, Py_NewRef(Py_None));
-    if (poll_look(poll) < 0 || loop_move_due(loop) < 0)
+    if (idles) {
+        PyObject *found = poll_alone(lwp, record, loop, poll, resumed);
+        if (found == NULL)
+            return -1;
+        /* A signal that has ended the poll comes first, and the next poll finds the events again. */
+        int done = record->summoned != Py_None ? 1 : poll_dispatch(poll, found);
+        Py_DECREF(found);
+        if (done != 0)
+            return done < 0 ? -1 : 0;
+    } else if (poll_look(poll) < 0)
+        return -1;
+    if (loop_move_due(loop) < 0)
         return -1;
     PyObject *batch = batch_new(ring_length(ready));
     if (batch == NULL)
         return -1;
     Py_XSETREF(record->batch, batch);
-    return 0;
+    return 1;
 }
 
-/* run_turns(lwp, record, loop, poll): whether the batch is over; if not, there is something to look at.
+/* run_turns(lwp, record, loop, poll, resumed): whether the batch is over; if not, there is something to look at.
  *
- * Record.batch is run first.  With a poll, which may be None, other turns may follow.  What a step raises comes up, and
- * the step is LWP.handle then. */
+ * Record.batch is run first.  With a poll, which may be None, other turns may follow; resumed is called after each wait.
+ * What a step raises comes up, and the step is LWP.handle then. */
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 4 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
+    if (count != 5 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
         !PyObject_TypeCheck(args[1], record_fields_type) || !(args[3] == Py_None || is_poll(args[3])))
-        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop and a poll or None are expected");
+        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll or None, and a function are expected");
     LwpFields *lwp = (LwpFields *)args[0];
     RecordFields *record = (RecordFields *)args[1];
     PyObject *loop = args[2], *poll = args[3];
@@ -196,8 +235,8 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
     if (ready == NULL)
         return NULL;
     Py_INCREF(ready);
-    int over = 1;
-    for (int turns = 1; over > 0; turns++) {
+    int over = 1, begun = 1;
+    for (int turns = 1; begun > 0; turns++) {
         if (record->batch == NULL || !PyIter_Check(record->batch)) {
             PyErr_SetString(PyExc_TypeError, "Record.batch is to be an iterator");
             over = -1;
@@ -206,24 +245,25 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
         PyObject *batch = Py_NewRef(record->batch);
         over = run_batch(lwp, record, loop, ready, batch);
         Py_DECREF(batch);
-        if (over <= 0 || poll == Py_None || turns == MOST_TURNS || !goes_on(lwp, record, loop, ready))
+        if (over <= 0 || poll == Py_None || turns == MOST_TURNS || !goes_on(lwp, record, loop))
             break;
-        if (begin_turn(lwp, record, loop, ready, poll) < 0)
-            over = -1;
+        begun = begin_turn(lwp, record, loop, ready, poll, args[4]);
     }
     Py_DECREF(ready);
-    return over < 0 ? NULL : PyBool_FromLong(over);
+    return over < 0 || begun < 0 ? NULL : PyBool_FromLong(over);
 }
 
-/* know(idle, taken_out, step_ended, free, plain_handle, handle_run): what this needs of the Python code beside it. */
+/* know(idle, taken_out, step_ended, free, polling, running, plain_handle, handle_run): what this needs of the Python code beside it. */
 static PyObject *know(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject **const slots[] = {&idle, &taken_out, &step_ended, &state_free, &plain_handle, &handle_run};
-    PyObject *known[6];
-    if (!PyArg_ParseTuple(args, "OOOOO!O:know", &known[0], &known[1], &known[2], &known[3], &PyType_Type, &known[4],
-                          &known[5]))
+    PyObject **const slots[] = {&idle, &taken_out, &step_ended, &state_free,
+                                &polling, &running, &plain_handle, &handle_run};
+    enum { COUNT = sizeof slots / sizeof *slots };
+    PyObject *known[COUNT];
+    if (!PyArg_ParseTuple(args, "OOOOOOO!O:know", &known[0], &known[1], &known[2], &known[3], &known[4], &known[5],
+                          &PyType_Type, &known[6], &known[7]))
         return NULL;
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < COUNT; i++)
         Py_XSETREF(*slots[i], Py_NewRef(known[i]));
     Py_RETURN_NONE;
 }

@@ -13,12 +13,21 @@ from typing import Any
 from .._core import compiled
 from ..engines.handles import FdState
 from ..platform.clock import monotonic
-from ..protocol.lwp import LWP, STEP_ENDED
+from ..protocol.lwp import LWP, STEP_ENDED, LwpState
 from ..protocol.record import LoopState
 from .turns import HANDLE_RUN, Turns
 
 if compiled is not None:
-    compiled.know(FdState.IDLE, FdState.TAKEN_OUT, STEP_ENDED, LoopState.FREE, Handle, HANDLE_RUN)
+    compiled.know(
+        FdState.IDLE,
+        FdState.TAKEN_OUT,
+        STEP_ENDED,
+        LoopState.FREE,
+        LwpState.POLLING,
+        LwpState.RUNNING,
+        Handle,
+        HANDLE_RUN,
+    )
 
 
 class CompiledTurns(Turns):
@@ -48,7 +57,7 @@ class CompiledTurns(Turns):
         over = False
         while not over and not self._careful():
             try:
-                over = compiled.run_turns(lwp, carrying, self._loop, poll)
+                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.resumed)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has

@@ -127,7 +127,6 @@ class LWP(LwpFields):
         "bound_tasks",
         "carrying",
         "deadline",
-        "ident",
         "launched",
         "lost_loop",
         "luggage",
@@ -136,7 +135,6 @@ class LWP(LwpFields):
         "outer",
         "region",
         "since",
-        "state",
         "thread",
         "watch",
     )

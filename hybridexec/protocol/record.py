@@ -104,7 +104,7 @@ class Record(RecordFields):
         self.handler: Handler | None = None  # the signal handler that the home is in
         self.changed = Bell()  # an LWP has retired, or the home is wanted: for whoever closes the loop
         self.detached = set()  # those with a step that is without the loop; and a home that is excused
-        self.lwps: set[LWP] = set()
+        self.lwps = set()
         self.starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
         self.pollers: list[LWP] = []
         self.parked: list[LWP] = []
