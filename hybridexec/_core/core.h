@@ -159,6 +159,7 @@ typedef struct {
     char stopping;
     char mailed;
     char stale;
+    char unseen;
 } RecordFields;
 
 extern PyTypeObject *lwp_fields_type, *record_fields_type;
@@ -174,6 +175,7 @@ int turns_exec(PyObject *module);
 
 /* Have a transport flushed later.  Returns 0 if there is nobody who would: the caller does it. */
 int loop_queue(PyObject *loop, PyObject *transport);
+void loop_hurry(PyObject *loop); /* what is queued is sent at the end of the step, not of the batch */
 
 /* The ready queue of a loop; NULL, with an exception, if it is none of ours. */
 Ring *loop_ready(PyObject *loop);
@@ -182,12 +184,13 @@ bool loop_in_debug(PyObject *loop);
 int loop_move_due(PyObject *loop);            /* timers that are due become ready */
 double loop_seconds_to_timer(PyObject *loop); /* infinity: there is none; negative: an exception */
 int loop_flush(PyObject *loop);               /* the holder */
+int loop_flush_late(PyObject *loop);          /* the holder, after each step */
 
-/* Make ready what events have come for, without waiting.  The holder. */
-int poll_look(PyObject *poll);
-
-PyObject *poll_wait(PyObject *poll, double seconds);   /* what was found, or None; infinity: forever */
-int poll_dispatch(PyObject *poll, PyObject *found);
+/* Wait for so many seconds (infinity: forever), and make ready what events have come for.  In between, and also after an
+ * exception, a function is called, which says whether they are to be dropped: 1 if so, -1 with an exception.  Returns
+ * what it has said. */
+int poll_wait(PyObject *poll, double seconds, int (*waited)(void *), void *argument);
+int poll_look(PyObject *poll); /* the same without waiting.  Returns -1 with an exception */
 bool is_poll(PyObject *object);
 
 int stream_flush(PyObject *transport); /* the holder */

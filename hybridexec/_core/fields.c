@@ -159,6 +159,7 @@ static PyMemberDef record_members[] = {
     {"stopping", Py_T_BOOL, offsetof(RecordFields, stopping), 0, NULL},
     {"mailed", Py_T_BOOL, offsetof(RecordFields, mailed), 0, NULL},
     {"stale", Py_T_BOOL, offsetof(RecordFields, stale), 0, NULL},
+    {"unseen", Py_T_BOOL, offsetof(RecordFields, unseen), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING or compiled is None:
         stopping: bool
         summoned: float | None
         unheld: Any
+        unseen: bool
 
 else:
     LwpFields, RecordFields = compiled.LwpFields, compiled.RecordFields

@@ -14,9 +14,16 @@ typedef struct {
     RecordFields *carrying;
     PyObject *dirty;        /* transports that have something to send; a list */
     PyObject *task_factory; /* asyncio's; None: tasks are made here */
+    double dirty_since;     /* when the first of them had; minus infinity: it shall not wait */
+    double looked;          /* when the last step ended after which some of them had */
+    int eager;              /* how many steps more send at once what they have written */
     double resolution;      /* of the clock, in seconds */
     char debug, closed;
 } LoopFields;
+
+static const double SEND_BOUND = 0.0005; /* seconds that what a step has written may wait for the end of the batch */
+static const double LONG_STEP = 0.001;    /* seconds of one behind which nothing is to wait */
+enum { EAGER = 50 };                     /* steps for which that is remembered */
 
 static PyTypeObject *loop_fields_type;
 static PyObject *context_name, *time_name, *wake_name;
@@ -204,7 +211,14 @@ int loop_queue(PyObject *object, PyObject *transport)
     RecordFields *record = loop->carrying;
     if (record == NULL || !record->is_running || record->holder_ident != PyThread_get_thread_ident())
         return 0;
+    if (PyList_GET_SIZE(loop->dirty) == 0)
+        loop->dirty_since = loop->looked = now();
     return PyList_Append(loop->dirty, transport) < 0 ? -1 : 1;
+}
+
+void loop_hurry(PyObject *loop)
+{
+    ((LoopFields *)loop)->dirty_since = -INFINITY;
 }
 
 Ring *loop_ready(PyObject *object)
@@ -231,6 +245,26 @@ int loop_flush(PyObject *object)
             return -1;
     }
     return 0;
+}
+
+/* What a step has written waits for the end of the batch, if the steps are short: one answer after the other costs more
+ * than several at once.  Behind a long one it would come late, so then the next steps send theirs at once. */
+int loop_flush_late(PyObject *object)
+{
+    LoopFields *loop = (LoopFields *)object;
+    if (PyList_GET_SIZE(loop->dirty) == 0)
+        return 0;
+    if (loop->eager > 0)
+        loop->eager--;
+    else {
+        double time = now(), lasted = time - loop->looked;
+        loop->looked = time;
+        if (lasted >= LONG_STEP)
+            loop->eager = EAGER;
+        else if (time - loop->dirty_since < SEND_BOUND)
+            return 0;
+    }
+    return loop_flush(object);
 }
 
 static PyObject *flush(LoopFields *loop, PyObject *Py_UNUSED(none))

@@ -53,10 +53,10 @@ static int milliseconds(double seconds)
     return rounded <= 0.0 ? 0 : rounded >= INT_MAX ? (seconds == INFINITY ? -1 : INT_MAX) : (int)rounded;
 }
 
-PyObject *poll_wait(PyObject *poll, double seconds)
+/* How many events were found; -1 with an exception. */
+static int wait_for(int epoll, struct epoll_event *events, double seconds)
 {
-    struct epoll_event events[MOST_EVENTS];
-    int most = milliseconds(seconds), count, epoll = ((Poll *)poll)->epoll;
+    int most = milliseconds(seconds), count;
     if (most == 0)
         count = epoll_wait(epoll, events, MOST_EVENTS, 0);
     else {
@@ -64,25 +64,30 @@ PyObject *poll_wait(PyObject *poll, double seconds)
         count = epoll_wait(epoll, events, MOST_EVENTS, most);
         Py_END_ALLOW_THREADS
     }
-    if (count < 0 && errno != EINTR)
-        return PyErr_SetFromErrno(PyExc_OSError);
-    if (count < 0 && PyErr_CheckSignals() < 0)
+    if (count >= 0)
+        return count;
+    if (errno == EINTR)
+        return PyErr_CheckSignals();
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+/* wait(timeout): what was found; None for nothing. */
+static PyObject *wait(Poll *poll, PyObject *timeout)
+{
+    double seconds = timeout == Py_None ? INFINITY : PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred() != NULL)
         return NULL;
-    if (count <= 0)
+    struct epoll_event events[MOST_EVENTS];
+    int count = wait_for(poll->epoll, events, seconds);
+    if (count < 0)
+        return NULL;
+    if (count == 0)
         Py_RETURN_NONE;
     Found *found = (Found *)found_type->tp_alloc(found_type, count);
     if (found != NULL)
         memcpy(found->events, events, (size_t)count * sizeof *events);
     return (PyObject *)found;
-}
-
-/* wait(timeout): what was found; None for nothing. */
-static PyObject *wait(PyObject *poll, PyObject *timeout)
-{
-    double seconds = timeout == Py_None ? INFINITY : PyFloat_AsDouble(timeout);
-    if (seconds == -1.0 && PyErr_Occurred() != NULL)
-        return NULL;
-    return poll_wait(poll, seconds);
 }
 
 /* ---------------------------------------------------------------- handling */
@@ -124,31 +129,36 @@ static int dispatch_all(Poll *poll, const struct epoll_event *events, Py_ssize_t
     return 0;
 }
 
-int poll_dispatch(PyObject *poll, PyObject *found)
-{
-    return found == Py_None ? 0 : dispatch_all((Poll *)poll, ((Found *)found)->events, Py_SIZE(found));
-}
-
 /* dispatch(found): make ready what the events belong to. */
-static PyObject *dispatch(PyObject *poll, PyObject *found)
+static PyObject *dispatch(Poll *poll, PyObject *found)
 {
     if (!Py_IS_TYPE(found, found_type))
         return PyErr_Format(PyExc_TypeError, "what a wait has found is expected, not %.100s", Py_TYPE(found)->tp_name);
-    if (poll_dispatch(poll, found) < 0)
+    if (dispatch_all(poll, ((Found *)found)->events, Py_SIZE(found)) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
-/* A signal that ends the wait is left to the interpreter, which looks between two instructions. */
-int poll_look(PyObject *object)
+int poll_wait(PyObject *poll, double seconds, int (*waited)(void *), void *argument)
 {
     struct epoll_event events[MOST_EVENTS];
-    int count = epoll_wait(((Poll *)object)->epoll, events, MOST_EVENTS, 0);
+    int count = wait_for(((Poll *)poll)->epoll, events, seconds);
+    int said = waited(argument);
+    if (count < 0 || said < 0)
+        return -1;
+    return said > 0 ? said : dispatch_all((Poll *)poll, events, count);
+}
+
+/* A signal that ends the wait is left to the interpreter, which looks between two instructions. */
+int poll_look(PyObject *poll)
+{
+    struct epoll_event events[MOST_EVENTS];
+    int count = epoll_wait(((Poll *)poll)->epoll, events, MOST_EVENTS, 0);
     if (count < 0 && errno != EINTR) {
         PyErr_SetFromErrno(PyExc_OSError);
         return -1;
     }
-    return count <= 0 ? 0 : dispatch_all((Poll *)object, events, count);
+    return count <= 0 ? 0 : dispatch_all((Poll *)poll, events, count);
 }
 
 bool is_poll(PyObject *object)
@@ -204,8 +214,8 @@ static void poll_dealloc(Poll *poll)
 }
 
 static PyMethodDef methods[] = {
-    {"wait", wait, METH_O, "Wait for events, for a number of seconds; None: forever."},
-    {"dispatch", dispatch, METH_O, "Make ready what the events belong to."},
+    {"wait", (PyCFunction)wait, METH_O, "Wait for events, for a number of seconds; None: forever."},
+    {"dispatch", (PyCFunction)dispatch, METH_O, "Make ready what the events belong to."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -264,12 +274,8 @@ int poll_look(PyObject *Py_UNUSED(poll))
     return 0;
 }
 
-PyObject *poll_wait(PyObject *Py_UNUSED(poll), double Py_UNUSED(seconds))
-{
-    Py_RETURN_NONE;
-}
-
-int poll_dispatch(PyObject *Py_UNUSED(poll), PyObject *Py_UNUSED(found))
+int poll_wait(PyObject *Py_UNUSED(poll), double Py_UNUSED(seconds), int (*Py_UNUSED(waited))(void *),
+              void *Py_UNUSED(argument))
 {
     return 0;
 }

@@ -15,6 +15,7 @@
 enum {
     READ_SIZE = 256 * 1024,
     SEND_SIZE = 256 * 1024,  /* at a time: the kernel copies it with the GIL held */
+    MOST_LATE = 4 * 1024,    /* beyond that it is sent at the end of the step: while it waits it falls out of the cache */
     MOST_QUEUED = 64 * 1024, /* beyond that it is sent in the middle of a step */
     MOST_PARTS = 64,         /* of one call */
 };
@@ -88,9 +89,9 @@ static PyObject *read_ready(PyObject *transport, PyObject *Py_UNUSED(none))
 
 /* ---------------------------------------------------------------- writing
  *
- * What a step writes is queued in its transport, and sent by one call: when the step has ended, before it is without
- * the loop, before the loop polls, and before anything but write() is done with the transport.  What is written outside
- * of a step is sent at once, as asyncio does.
+ * What a step writes is queued in its transport, and sent by one call: when the batch has ended, or the step
+ * (loop_flush_late), before the step is without the loop, before the loop polls, and before anything but write() is done
+ * with the transport.  What is written outside of a step is sent at once, as asyncio does.
  */
 
 /* Whether so much may be queued.  write() pauses the protocol where the socket does not take it: that may not wait. */
@@ -130,7 +131,8 @@ static int send_queued(Stream *stream)
             size += parts[used++].iov_len;
         }
         struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)used};
-        ssize_t sent = sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t sent = used == 1 ? send(stream->fd, parts->iov_base, parts->iov_len, MSG_DONTWAIT | MSG_NOSIGNAL)
+                                 : sendmsg(stream->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0 && errno == EINTR)
             continue;
         if (sent < 0) {
@@ -204,6 +206,8 @@ static PyObject *stream_write(PyObject *transport, PyObject *data)
     int waits = !may_wait(stream, stream->size) ? 0 : is_first ? loop_queue(stream->loop, transport) : 1;
     if (waits < 0 || (!waits && stream_flush(transport) < 0))
         return NULL;
+    if (waits && stream->size > MOST_LATE)
+        loop_hurry(stream->loop);
     Py_RETURN_NONE;
 }
 

@@ -16,6 +16,7 @@ static PyObject *step_ended;       /* protocol/lwp.STEP_ENDED */
 static PyObject *state_free;       /* LoopState.FREE */
 static PyObject *polling, *running; /* LwpState.POLLING, LwpState.RUNNING */
 static PyObject *plain_handle;     /* asyncio.Handle */
+static PyObject *handle_dict;      /* what is in that class */
 static PyObject *handle_run;       /* its _run, as it was; a tool may replace it, by which it sees all callbacks */
 static PyObject *run_name, *put_back_name, *cancelled_name, *context_name, *callback_name, *args_name;
 
@@ -130,7 +131,7 @@ static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring 
             continue;
         }
         Py_XSETREF(lwp->handle, object);
-        if (cancelled < 0 || run_step(object, handle) < 0 || loop_flush(loop) < 0)
+        if (cancelled < 0 || run_step(object, handle) < 0 || loop_flush_late(loop) < 0)
             return -1;
         if (lwp->slow_exit)
             return 0;
@@ -151,10 +152,9 @@ static bool is_empty(PyObject *collection)
 /* Whether a tool has replaced Handle._run meanwhile. */
 static bool is_seen(void)
 {
-    PyObject *run = PyObject_GetAttr(plain_handle, run_name);
+    PyObject *run = PyDict_GetItemWithError(handle_dict, run_name); /* borrowed */
     if (run == NULL)
         PyErr_Clear();
-    Py_XDECREF(run);
     return run != handle_run;
 }
 
@@ -166,50 +166,60 @@ static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop)
            is_empty(record->detached) && is_empty(record->preempted) && !loop_in_debug(loop) && !is_seen();
 }
 
-/* As polling._poll_alone (protocol/polling.py), which is about who could take the loop meanwhile: nobody.
- *
- * Returns what was found; NULL with an exception. */
-static PyObject *poll_alone(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *poll, PyObject *resumed)
+typedef struct {
+    LwpFields *lwp;
+    RecordFields *record;
+    PyObject *resumed;
+} Alone;
+
+/* A wait has ended.  Whether its events are to be dropped: the next one finds them again. */
+static int waited_alone(void *argument)
+{
+    Alone *alone = argument;
+    RecordFields *record = alone->record;
+    record->holder_ident = alone->lwp->ident;
+    Py_XSETREF(alone->lwp->state, Py_NewRef(running));
+    if (PyErr_Occurred() != NULL)
+        return -1;
+    if (record->unseen) {
+        PyObject *done = PyObject_CallNoArgs(alone->resumed);
+        if (done == NULL)
+            return -1;
+        Py_DECREF(done);
+    }
+    bool is_stale = record->stale; /* it was excused meanwhile */
+    record->stale = false;
+    return is_stale || record->summoned != Py_None; /* a signal has ended the wait: its handler comes first */
+}
+
+/* As polling._poll_alone (protocol/polling.py): nobody else could take the loop.  Returns 0 if there is something to look
+ * at first; -1 with an exception. */
+static int poll_alone(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *poll, PyObject *resumed)
 {
     double seconds = loop_seconds_to_timer(loop);
     if (seconds < 0.0)
-        return NULL;
+        return -1;
+    Alone alone = {lwp, record, resumed};
     Py_XSETREF(lwp->state, Py_NewRef(polling));
     record->holder_ident = 0;
-    PyObject *found = poll_wait(poll, seconds);
-    record->holder_ident = lwp->ident;
-    Py_XSETREF(lwp->state, Py_NewRef(running));
-    PyObject *done = found == NULL ? NULL : PyObject_CallNoArgs(resumed);
-    if (done == NULL)
-        Py_CLEAR(found);
-    Py_XDECREF(done);
-    if (found != NULL && record->stale) { /* it was excused meanwhile */
-        record->stale = false;
-        Py_SETREF(found, poll_wait(poll, 0.0));
-    }
-    return found;
+    int dropped = poll_wait(poll, seconds, waited_alone, &alone);
+    return dropped < 0 ? -1 : !dropped;
 }
 
 /* Poll, and begin the next turn's batch.  Returns 0 if there is something to look at first; -1 with an exception. */
 static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll,
                       PyObject *resumed)
 {
+    if (loop_flush(loop) < 0)
+        return -1;
     bool idles = ring_length(ready) == 0;
     if (idles && (record->lwps == NULL || !PySet_Check(record->lwps) || PySet_GET_SIZE(record->lwps) != 1))
         return 0;
     record->batch_unfinished = false;
     Py_XSETREF(lwp->handle, Py_NewRef(Py_None));
-    if (idles) {
-        PyObject *found = poll_alone(lwp, record, loop, poll, resumed);
-        if (found == NULL)
-            return -1;
-        /* A signal that has ended the poll comes first, and the next poll finds the events again. */
-        int done = record->summoned != Py_None ? 1 : poll_dispatch(poll, found);
-        Py_DECREF(found);
-        if (done != 0)
-            return done < 0 ? -1 : 0;
-    } else if (poll_look(poll) < 0)
-        return -1;
+    int begun = idles ? poll_alone(lwp, record, loop, poll, resumed) : poll_look(poll) < 0 ? -1 : 1;
+    if (begun <= 0)
+        return begun;
     if (loop_move_due(loop) < 0)
         return -1;
     PyObject *batch = batch_new(ring_length(ready));
@@ -221,8 +231,8 @@ static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring
 
 /* run_turns(lwp, record, loop, poll, resumed): whether the batch is over; if not, there is something to look at.
  *
- * Record.batch is run first.  With a poll, which may be None, other turns may follow; resumed is called after each wait.
- * What a step raises comes up, and the step is LWP.handle then. */
+ * Record.batch is run first.  With a poll, which may be None, other turns may follow; resumed is called after a wait, if the
+ * sampler may be asleep.  What a step raises comes up, and the step is LWP.handle then. */
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 5 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
@@ -237,7 +247,7 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
     Py_INCREF(ready);
     int over = 1, begun = 1;
     for (int turns = 1; begun > 0; turns++) {
-        if (record->batch == NULL || !PyIter_Check(record->batch)) {
+        if (record->batch == NULL || !(Py_IS_TYPE(record->batch, batch_type) || PyIter_Check(record->batch))) {
             PyErr_SetString(PyExc_TypeError, "Record.batch is to be an iterator");
             over = -1;
             break;
@@ -265,6 +275,7 @@ static PyObject *know(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     for (int i = 0; i < COUNT; i++)
         Py_XSETREF(*slots[i], Py_NewRef(known[i]));
+    Py_XSETREF(handle_dict, PyType_GetDict((PyTypeObject *)plain_handle));
     Py_RETURN_NONE;
 }
 

@@ -257,6 +257,8 @@ class Sampler:
             try:
                 # A loop that was taken before this saw nobody to wake, and one that is taken from now on rings.
                 loops = list(self._loops.items())
+                for reactions, _ in loops:
+                    reactions.carrying.unseen = True
                 if not any(_needs_eyes(reactions.carrying) for reactions, _ in loops):
                     sleep.bell.wait(_nap(loops))
             finally:
@@ -291,6 +293,7 @@ class Sampler:
     def _look(self, reactions: Responder, look: _Look, now: float, late: float) -> bool:
         """Look at one loop.  Returns whether somebody executes on it."""
         carrying = reactions.carrying
+        carrying.unseen = False
         look.stands = carrying.check(look.stands)
         borrowing.remind(carrying)
         handler, summoned = carrying.handler, carrying.summoned
@@ -335,6 +338,8 @@ class Sampler:
             return True
         self._healthy = 0
         self._next = self._tick / 2
+        if same:
+            reactions.lasts()
         frame = lwp.watch.frame()
         if step is None or frame is None:
             return True

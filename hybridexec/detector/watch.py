@@ -45,6 +45,9 @@ class Responder(Protocol):
     def stranded(self, lwp: LWP) -> None:
         """A step resumes with an exception, and without the loop."""
 
+    def lasts(self) -> None:
+        """The sampler sees a step for the second time."""
+
     def overdue(self, lwp: LWP, call: Call, frame: FrameType | None) -> None:
         """A marked call has lasted for the threshold."""
 

@@ -76,7 +76,7 @@ class Following:
         self._marks = Marks()
         self.rlocks = locks
         self.values: thread_locals.Values | None = None
-        self._look = look
+        self.look = look
 
     def loosen(self, loop: Any) -> None:
         """The loop is closed: refer to it by this from now on."""
@@ -114,7 +114,7 @@ class Following:
         if self.rlocks.held:
             self.rlocks.follow(lwp.ident)
             luggage.check_bindings = lwp.slow_exit = True
-        self._look()
+        self.look()
         if with_step:
             self.returned(lwp)
         if lwp.ident == os_ident():  # else a move was not made after all
@@ -146,7 +146,7 @@ class Following:
 
     def resumed(self) -> None:
         """The holder's own poll has ended."""
-        self._look()
+        self.look()
 
     def retires(self, lwp: LWP) -> None:
         """The LWP is about to end."""

@@ -57,7 +57,7 @@ class CompiledTurns(Turns):
         over = False
         while not over and not self._careful():
             try:
-                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.resumed)
+                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has

@@ -78,6 +78,7 @@ class Record(RecordFields):
         # Hints: they may be out of date, and are written by any thread.
         self.due = None  # when the holder has to look up between two steps; None: never
         self.mailed = False  # there is something in the home's mailbox, which it serves also without the loop
+        self.unseen = True  # the sampler may be asleep: whoever takes the loop wakes it
         self.summoned = None  # since when a signal handler waits for the home to have the loop
 
         self.holder: LWP | None = None

@@ -302,6 +302,11 @@ class Reactions:
 
     # ---------------------------------------------------------------- the sampler's notices
 
+    def lasts(self) -> None:
+        """The sampler sees a step for the second time: what others have written does not wait for its end."""
+        if (send := self.loop._send_queued) is not None:
+            send()
+
     def overdue(self, lwp: LWP, call: Call, frame: FrameType | None) -> None:
         """A marked call has lasted for the threshold."""
         if self.mode == "handoff" and self._may_leave(lwp, frame):
