@@ -40,6 +40,8 @@ static Py_ssize_t offset;
 static char received[READ_SIZE];
 static PyObject *read_ready_name, *on_eof_name, *data_received_name, *write_name, *left_over_name, *fatal_error_name;
 static PyObject *read_failed, *receive_failed, *write_failed;
+static PyObject *get_buffer_name, *buffer_updated_name, *get_buffer_failed, *buffer_updated_failed;
+static PyObject *any_size; /* what get_buffer() is given: -1 */
 
 static Stream *stream_of(PyObject *transport)
 {
@@ -62,21 +64,59 @@ static bool is_try_again(int error)
     return error == EAGAIN || error == EWOULDBLOCK || error == EINTR;
 }
 
+/* What a read has returned is an error, or the end. */
+static PyObject *nothing_read(PyObject *transport, ssize_t count, int error)
+{
+    if (count == 0)
+        return PyObject_CallMethodNoArgs(transport, on_eof_name);
+    if (is_try_again(error))
+        Py_RETURN_NONE;
+    errno = error;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return fatal(transport, read_failed);
+}
+
+/* Read for a BufferedProtocol, which says where to.  asyncio's TLS is one. */
+static PyObject *read_into(PyObject *transport, PyObject *protocol, int fd)
+{
+    PyObject *room = PyObject_CallMethodOneArg(protocol, get_buffer_name, any_size);
+    Py_buffer buffer;
+    if (room == NULL || PyObject_GetBuffer(room, &buffer, PyBUF_WRITABLE) < 0) {
+        Py_XDECREF(room);
+        return fatal(transport, get_buffer_failed);
+    }
+    if (buffer.len == 0)
+        PyErr_SetString(PyExc_RuntimeError, "get_buffer() returned an empty buffer");
+    ssize_t count = buffer.len == 0 ? -1 : recv(fd, buffer.buf, (size_t)buffer.len, MSG_DONTWAIT);
+    int error = errno;
+    PyBuffer_Release(&buffer);
+    Py_DECREF(room);
+    if (PyErr_Occurred() != NULL)
+        return fatal(transport, get_buffer_failed);
+    if (count <= 0)
+        return nothing_read(transport, count, error);
+    PyObject *size = PyLong_FromSsize_t(count), *result = NULL;
+    if (size != NULL)
+        result = PyObject_CallMethodOneArg(protocol, buffer_updated_name, size);
+    Py_XDECREF(size);
+    return result == NULL ? fatal(transport, buffer_updated_failed) : result;
+}
+
 /* The socket is readable. */
 static PyObject *read_ready(PyObject *transport, PyObject *Py_UNUSED(none))
 {
     Stream *stream = stream_of(transport);
-    if (stream->connection_lost || stream->is_buffered || stream->protocol == NULL)
+    if (stream->connection_lost || stream->protocol == NULL)
         return call_super(stream_type, transport, read_ready_name, NULL, 0, NULL);
-    ssize_t count = recv(stream->fd, received, sizeof received, MSG_DONTWAIT);
-    if (count < 0) {
-        if (is_try_again(errno))
-            Py_RETURN_NONE;
-        PyErr_SetFromErrno(PyExc_OSError);
-        return fatal(transport, read_failed);
+    if (stream->is_buffered) {
+        PyObject *protocol = Py_NewRef(stream->protocol); /* it may be replaced meanwhile */
+        PyObject *result = read_into(transport, protocol, stream->fd);
+        Py_DECREF(protocol);
+        return result;
     }
-    if (count == 0)
-        return PyObject_CallMethodNoArgs(transport, on_eof_name);
+    ssize_t count = recv(stream->fd, received, sizeof received, MSG_DONTWAIT);
+    if (count <= 0)
+        return nothing_read(transport, count, errno);
     PyObject *data = PyBytes_FromStringAndSize(received, count);
     if (data == NULL)
         return fatal(transport, read_failed);
@@ -267,9 +307,13 @@ int stream_exec(PyObject *module)
         {&read_failed, "Fatal read error on socket transport"},
         {&receive_failed, "Fatal error: protocol.data_received() call failed."},
         {&write_failed, "Fatal write error on socket transport"},
+        {&get_buffer_name, "get_buffer"},
+        {&buffer_updated_name, "buffer_updated"},
+        {&get_buffer_failed, "Fatal error: protocol.get_buffer() call failed."},
+        {&buffer_updated_failed, "Fatal error: protocol.buffer_updated() call failed."},
         {NULL, NULL},
     };
-    if (intern(names) < 0)
+    if (intern(names) < 0 || (any_size = PyLong_FromLong(-1)) == NULL)
         return -1;
     PyObject *events = PyImport_ImportModule("asyncio.selector_events");
     PyObject *base = events == NULL ? NULL : PyObject_GetAttrString(events, "_SelectorSocketTransport");

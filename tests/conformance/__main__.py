@@ -32,7 +32,7 @@ FEW = 10
 def main() -> int:
     """Run, compare, tell."""
     parser = argparse.ArgumentParser(prog="python -m tests.conformance")
-    parser.add_argument("--engine", choices=expected.ENGINES, default="selector", help="which loop")
+    parser.add_argument("--engine", choices=expected.ENGINES, default="native", help="which loop")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="processes at a time; most wait")
     parser.add_argument("--write", action="store_true", help="make the tables in docs/conformance.md anew")
     parser.add_argument("modules", nargs="*", help="only these: test_events")

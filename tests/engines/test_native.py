@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import contextvars
+import functools
 import gc
+import itertools
+import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -13,6 +19,7 @@ import weakref
 from typing import Any
 
 import pytest
+from helpers import start
 
 import hybridexec
 from hybridexec import _core
@@ -360,3 +367,314 @@ def test_written_outside_of_a_run_is_sent_at_once(loop: Any) -> None:
         assert theirs.recv(10) == b"now"
         transport.close()
         loop.run_until_complete(asyncio.sleep(0.001))
+
+
+# ---------------------------------------------------------------- turns
+
+
+def busy(loop: Any, until: Any) -> None:
+    """A callback that schedules itself, so that there is always something to run."""
+    if not until():
+        loop.call_soon(busy, loop, until)
+
+
+def while_busy(begin: Any) -> None:
+    """Run a loop that always has something to run until what begins there calls what it is given."""
+    over: list[bool] = []
+    loop = hybridexec.new_event_loop(engine="native")
+
+    def done(*_: object) -> None:
+        over.append(True)
+        loop.stop()
+
+    try:
+        loop.call_soon(begin, loop, done)
+        loop.call_soon(busy, loop, lambda: over)
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def test_timers_come_due_while_the_loop_is_busy() -> None:
+    while_busy(lambda loop, done: loop.call_later(0.001, done))
+
+
+def test_events_come_while_the_loop_is_busy() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+
+        def begin(loop: Any, done: Any) -> None:
+            loop.add_reader(ours, lambda: (loop.remove_reader(ours), done()))
+            theirs.send(b"x")
+
+        while_busy(begin)
+
+
+def test_signals_come_while_the_loop_is_busy() -> None:
+    """Where all steps are C: none of them has an instruction between which the interpreter could look."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        came = loop.create_future()
+        loop.add_signal_handler(signal.SIGUSR1, came.set_result, None)
+        chain = itertools.repeat(None)
+        step = functools.partial(next, chain)
+
+        def begin() -> None:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            loop.call_soon(step)
+
+        loop.call_soon(begin)
+        await came
+
+    hybridexec.run(main(), engine="native")
+
+
+def test_a_nested_run_ends_while_the_loop_is_busy() -> None:
+    """Each of its turns is the last one that it may run."""
+    process = start(
+        """
+import asyncio, nest_asyncio2, hybridexec
+
+nest_asyncio2.apply()
+
+async def nested():
+    await asyncio.sleep(0)
+    return 42
+
+async def main():
+    loop = asyncio.get_running_loop()
+    over = []
+
+    def busy():
+        if not over:
+            loop.call_soon(busy)
+
+    busy()
+    print(loop.run_until_complete(nested()))
+    over.append(True)
+
+hybridexec.run(main(), engine="native", mode="observe")
+"""
+    )
+    said, _ = process.communicate(timeout=60)
+    assert said.split() == ["42"]
+
+
+def test_debug_mode_begins_while_the_loop_is_busy() -> None:
+    def begin(loop: Any, done: Any) -> None:
+        loop.set_debug(True)
+        loop.call_soon(seen, loop, done)
+
+    def seen(loop: Any, done: Any) -> None:
+        if loop._current_handle is None:
+            loop.call_soon(seen, loop, done)
+        else:
+            done()
+
+    while_busy(begin)
+
+
+def test_a_tool_sees_callbacks_from_the_next_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = asyncio.Handle._run
+
+    def begin(loop: Any, done: Any) -> None:
+        def seen(handle: Any) -> None:
+            monkeypatch.undo()
+            done()
+            run(handle)
+
+        monkeypatch.setattr(asyncio.Handle, "_run", seen)
+
+    while_busy(begin)
+
+
+def test_a_stop_counts_while_the_loop_is_busy(loop: Any) -> None:
+    loop.call_soon(busy, loop, lambda: False)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
+def test_what_one_step_writes_does_not_wait_for_the_end_of_another() -> None:
+    """The other one computes until the client has seen it, and gives nobody the loop meanwhile."""
+    seen = threading.Event()
+
+    def computes() -> None:
+        while not seen.is_set():
+            pass
+
+    def does(transport: Any, data: bytes) -> None:
+        transport.write(data)
+        asyncio.get_running_loop().call_soon(computes)
+        asyncio.get_running_loop().call_soon(computes)
+
+    def writes_in_that_batch(transport: Any, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(transport.write, data)
+        loop.call_soon(computes)
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert theirs.recv(1) == b"x"
+        seen.set()
+
+    serve(does, client)
+    seen.clear()
+    serve(writes_in_that_batch, client)
+
+
+# ---------------------------------------------------------------- tasks
+
+
+async def nothing() -> None:
+    pass
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_tasks_are_made_as_asyncios(loop: Any, debug: bool) -> None:
+    loop.set_debug(debug)
+    context = contextvars.Context()
+    task = loop.create_task(nothing(), name="its name", context=context)
+    assert type(task) is asyncio.Task
+    assert task.get_name() == "its name"
+    assert task.get_context() is context
+    assert loop.create_task(nothing()).get_name().startswith("Task-")
+    loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop)))
+
+
+def test_a_task_factory_counts(loop: Any) -> None:
+    made = []
+
+    def factory(loop: Any, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
+        made.append(coro)
+        return asyncio.Task(coro, loop=loop, **kwargs)
+
+    assert loop.get_task_factory() is None
+    loop.set_task_factory(factory)
+    assert loop.get_task_factory() is factory
+    coro = nothing()
+    loop.run_until_complete(loop.create_task(coro))
+    assert made == [coro]
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [((), {}), ((1,), {}), ((None, None), {}), ((None,), {"nome": "x"}), ((None,), {"loop": None})]
+)
+def test_wrong_arguments_of_create_task_are_refused_as_by_asyncio(
+    loop: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    theirs = asyncio.SelectorEventLoop()
+    with contextlib.closing(theirs):
+        with pytest.raises(TypeError) as expected:
+            theirs.create_task(*args, **kwargs)
+        with pytest.raises(TypeError) as raised:
+            loop.create_task(*args, **kwargs)
+    assert str(raised.value) == str(expected.value)
+
+
+def test_no_task_is_made_on_a_closed_loop() -> None:
+    loop = hybridexec.new_event_loop(engine="native")
+    loop.close()
+    coro = nothing()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.create_task(coro)
+    coro.close()
+
+
+def test_the_memory_of_steps_is_used_again(loop: Any) -> None:
+    """Each is as new: not cancelled, and without what the one before it has kept."""
+    gone = []
+
+    class Kept:
+        pass
+
+    for number in range(300):
+        kept = Kept()
+        weak = weakref.ref(kept)
+        gone.append(weak)
+        handle = loop.call_soon(print, kept)
+        assert not handle.cancelled()
+        watched = weakref.ref(handle)
+        handle.cancel()
+        del handle, kept
+        if number % 100 == 0:
+            loop.run_until_complete(asyncio.sleep(0))
+            assert watched() is None
+    loop.run_until_complete(asyncio.sleep(0))
+    assert not any(weak() for weak in gone)
+
+
+# ---------------------------------------------------------------- buffered protocols
+
+
+class Oracle(asyncio.BufferedProtocol):
+    """Tells what becomes of a connection whose buffer is wrong."""
+
+    def __init__(self, wrong: str, done: asyncio.Future[str]) -> None:
+        self.wrong = wrong
+        self.done = done
+
+    def get_buffer(self, sizehint: int) -> Any:
+        """Where to."""
+        assert sizehint == -1
+        match self.wrong:
+            case "raises":
+                raise LookupError
+            case "is empty":
+                return bytearray()
+            case "is read-only":
+                return b"1234"
+            case "is none":
+                return None
+        return bytearray(10)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """It came."""
+        if self.wrong == "updated":
+            raise LookupError
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is over."""
+        self.done.set_result(f"{type(exc).__name__}: {exc}")
+
+
+@pytest.mark.parametrize("wrong", ["raises", "is empty", "updated", "nothing"])
+def test_what_goes_wrong_with_a_buffer_is_told_as_by_asyncio(wrong: str) -> None:
+    def play(new_loop: Any) -> list[str]:
+        told = []
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+            done = loop.create_future()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                ours.setblocking(False)
+                await loop.connect_accepted_socket(lambda: Oracle(wrong, done), ours)
+                theirs.send(b"x")
+                if wrong == "nothing":
+                    theirs.shutdown(socket.SHUT_WR)
+                told.append(await done)
+
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(main())
+        return told
+
+    assert play(functools.partial(hybridexec.new_event_loop, engine="native")) == play(asyncio.SelectorEventLoop)
+
+
+@pytest.mark.parametrize("wrong", ["is read-only", "is none"])
+def test_what_is_no_buffer_ends_the_connection(wrong: str) -> None:
+    async def main() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)
+        done = loop.create_future()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            ours.setblocking(False)
+            await loop.connect_accepted_socket(lambda: Oracle(wrong, done), ours)
+            theirs.send(b"x")
+            return await done
+
+    told = hybridexec.run(main(), engine="native")
+    assert told.startswith(("BufferError", "TypeError"))
