@@ -28,8 +28,9 @@ enum { EAGER = 50 };                     /* steps for which that is remembered *
 static PyTypeObject *loop_fields_type;
 static PyObject *context_name, *time_name, *wake_name;
 static PyObject *call_soon_name, *call_later_name, *call_at_name, *create_task_name;
-static PyObject *tasks; /* what is in the module asyncio.tasks */
-static PyObject *task_name, *loop_name, *name_name;
+static PyObject *tasks, *futures; /* what is in these modules of asyncio's */
+static PyObject *task_name, *future_name, *loop_name, *name_name;
+static PyObject *loop_alone; /* ("loop",) */
 static PyObject *context_alone; /* the names of keywords that asyncio's tasks call call_soon with, once they are known */
 
 /* ---------------------------------------------------------------- what they have in common */
@@ -199,6 +200,23 @@ static PyObject *create_task(LoopFields *loop, PyObject *const *args, Py_ssize_t
     Py_XDECREF(names);
     Py_XDECREF(type);
     return task;
+}
+
+static PyObject *create_future(LoopFields *loop, PyObject *Py_UNUSED(none))
+{
+    PyObject *type = Py_XNewRef(PyDict_GetItemWithError(futures, future_name)), *future = NULL;
+    if (type != NULL)
+        future = PyObject_Vectorcall(type, (PyObject *[]){(PyObject *)loop}, 0, loop_alone);
+    else if (PyErr_Occurred() == NULL)
+        PyErr_SetString(PyExc_AttributeError, "asyncio.futures.Future");
+    Py_XDECREF(type);
+    return future;
+}
+
+/* Each future asks for it. */
+static PyObject *get_debug_mode(LoopFields *loop, PyObject *Py_UNUSED(none))
+{
+    return PyBool_FromLong(loop->debug);
 }
 
 /* ---------------------------------------------------------------- what is to be sent */
@@ -413,6 +431,8 @@ static PyMethodDef methods[] = {
     {"call_later", FAST(call_later), "Arrange for a callback to be called after a number of seconds."},
     {"call_at", FAST(call_at), "Arrange for a callback to be called at a time of the loop's clock."},
     {"create_task", FAST(create_task), "Schedule a coroutine to run in a task of its own."},
+    {"create_future", (PyCFunction)create_future, METH_NOARGS, "Make a future of the loop."},
+    {"get_debug", (PyCFunction)get_debug_mode, METH_NOARGS, "Whether the loop is in debug mode."},
     {"_flush", (PyCFunction)flush, METH_NOARGS, "Send what steps have written."},
     {"_send_queued", (PyCFunction)send_queued, METH_NOARGS, "Send what the socket takes, and call nobody."},
     {"time", (PyCFunction)loop_time, METH_NOARGS, "The time of the loop's clock, in seconds."},
@@ -438,6 +458,16 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
+/* What is in a module, as it may be replaced there. */
+static PyObject *content_of(const char *name)
+{
+    PyObject *module = PyImport_ImportModule(name), *content = NULL;
+    if (module != NULL)
+        content = Py_NewRef(PyModule_GetDict(module));
+    Py_XDECREF(module);
+    return content;
+}
+
 int loop_exec(PyObject *module)
 {
     static const Name names[] = {
@@ -449,15 +479,14 @@ int loop_exec(PyObject *module)
         {&call_at_name, "call_at"},
         {&create_task_name, "create_task"},
         {&task_name, "Task"},
+        {&future_name, "Future"},
         {&loop_name, "loop"},
         {&name_name, "name"},
         {NULL, NULL},
     };
-    PyObject *module_of_tasks = intern(names) < 0 ? NULL : PyImport_ImportModule("asyncio.tasks");
-    if (module_of_tasks == NULL)
+    if (intern(names) < 0 || (tasks = content_of("asyncio.tasks")) == NULL ||
+        (futures = content_of("asyncio.futures")) == NULL || (loop_alone = PyTuple_Pack(1, loop_name)) == NULL)
         return -1;
-    tasks = Py_NewRef(PyModule_GetDict(module_of_tasks));
-    Py_DECREF(module_of_tasks);
     loop_fields_type = add_type(module, &spec, NULL);
     return loop_fields_type == NULL ? -1 : 0;
 }

@@ -79,7 +79,7 @@ class Record(RecordFields):
         self.due = None  # when the holder has to look up between two steps; None: never
         self.mailed = False  # there is something in the home's mailbox, which it serves also without the loop
         self.unseen = True  # the sampler may be asleep: whoever takes the loop wakes it
-        self.summoned = None  # since when a signal handler waits for the home to have the loop
+        self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
 
         self.holder: LWP | None = None
         self.holder_ident = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
@@ -104,13 +104,13 @@ class Record(RecordFields):
         self.stale = False  # the events of the last poll may be out of date
         self.handler: Handler | None = None  # the signal handler that the home is in
         self.changed = Bell()  # an LWP has retired, or the home is wanted: for whoever closes the loop
-        self.detached = set()  # those with a step that is without the loop; and a home that is excused
-        self.lwps = set()
+        self.detached: set[LWP] = set()  # those with a step that is without the loop; and a home that is excused
+        self.lwps: set[LWP] = set()
         self.starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
         self.pollers: list[LWP] = []
         self.parked: list[LWP] = []
         self.returning: collections.deque[LWP] = collections.deque()
-        self.preempted = collections.deque()
+        self.preempted: collections.deque[LWP] = collections.deque()
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in.  Any thread, without the mutex."""
