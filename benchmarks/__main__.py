@@ -14,12 +14,13 @@ from rich.console import Console
 
 import hybridexec
 
-from . import costs, executor, serving, ticker
+from . import costs, echo, executor, serving, ticker
 from .results import Benchmark, Row, listing, table
 
 GROUPS: dict[str, dict[str, Benchmark]] = {
     "ticker": ticker.BENCHMARKS,
     "serving": serving.BENCHMARKS,
+    "echoing": echo.BENCHMARKS,
     "costs": costs.BENCHMARKS,
     "executor": executor.BENCHMARKS,
 }

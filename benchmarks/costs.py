@@ -12,6 +12,7 @@ from typing import Any
 
 import hybridexec
 
+from .loops import factory, installed
 from .measuring import in_turns, median_of, ratio
 from .results import Benchmark, Row
 
@@ -59,7 +60,7 @@ def offloaded(seconds: float) -> tuple[float, float]:
     return asyncio.run(main())
 
 
-def step(run: Run, count: int) -> float:
+def yielded(run: Run, count: int) -> float:
     """Nanoseconds per step of tasks that yield to each other."""
 
     async def yields() -> None:
@@ -98,6 +99,34 @@ def chained(run: Run, count: int) -> float:
     return run(main())
 
 
+def timed(run: Run, count: int) -> float:
+    """Nanoseconds per timer that is set and cancelled."""
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        began = time.monotonic()
+        for _ in range(count):
+            loop.call_later(5, print).cancel()
+        return (time.monotonic() - began) / count * 1e9
+
+    return run(main())
+
+
+def tasked(run: Run, count: int) -> float:
+    """Nanoseconds per task that does nothing."""
+
+    async def nothing() -> None:
+        pass
+
+    async def main() -> float:
+        began = time.monotonic()
+        for _ in range(count // YIELDERS):
+            await asyncio.gather(*(nothing() for _ in range(YIELDERS)))
+        return (time.monotonic() - began) / count * 1e9
+
+    return run(main())
+
+
 def calls(quick: bool) -> Iterator[Row]:
     """64 tasks that do time.sleep(0.02) over and over, against asyncio.to_thread with 64 threads."""
     rounds, seconds = (1, 0.3) if quick else (5, 2.0)
@@ -108,21 +137,35 @@ def calls(quick: bool) -> Iterator[Row]:
     yield Row("calls.processor", "... processor per call", ours[1], "µs", how, f"to_thread: {theirs[1]:.0f} µs")
 
 
-def against_default(name: str, what: str, measure: Callable[[Run, int], float], quick: bool) -> Iterator[Row]:
-    """A cost on our loop and on the default one."""
-    rounds, count = (1, 20_000) if quick else (9, 200_000)
-    found = in_turns(
-        rounds, {"ours": lambda: measure(hybridexec.run, count), "default": lambda: measure(asyncio.run, count)}
-    )
-    how = median_of(rounds)
-    yield Row(name, what, median(found["ours"]), "ns", how, f"default loop: {median(found['default']):,.0f} ns")
-    yield Row(f"{name}-by-default", "... by the default loop's", ratio(found["ours"], found["default"]), "", how)
+def on(loop: str) -> Run:
+    """How to run a coroutine on a loop of that name."""
+
+    def run(coroutine: Coroutine[Any, Any, float]) -> float:
+        with asyncio.Runner(loop_factory=factory(loop)) as runner:
+            return runner.run(coroutine)
+
+    return run
+
+
+STEPS = {
+    "turn": ("a callback that schedules itself: a turn of the loop", chained),
+    "timer": ("a timer that is set and cancelled", timed),
+    "yield": ("100 tasks that yield: a step", yielded),
+    "task": ("a task that does nothing", tasked),
+}
 
 
 def steps(quick: bool) -> Iterator[Row]:
-    """Steps that do not block, against the default loop: tasks that yield, and a callback that schedules itself."""
-    yield from against_default("steps.task", "100 tasks that yield: a step", step, quick)
-    yield from against_default("steps.turn", "a callback that schedules itself: a turn of the loop", chained, quick)
+    """Steps that do not block, timers and tasks, against all loops that are installed."""
+    rounds, count = (1, 20_000) if quick else (9, 200_000)
+    how = median_of(rounds)
+    for name, (what, measure) in STEPS.items():
+        found = in_turns(rounds, {loop: partial(measure, on(made), count) for loop, made in installed().items()})
+        others = ", ".join(f"{loop} {median(times):,.0f} ns" for loop, times in found.items() if loop != "ours")
+        yield Row(f"steps.{name}", what, median(found["ours"]), "ns", how, others)
+        for loop in found:
+            if loop != "ours":
+                yield Row(f"steps.{name}-by-{loop}", f"... by {loop}", ratio(found["ours"], found[loop]), "", how)
 
 
 BENCHMARKS: dict[str, Benchmark] = {"calls": calls, "steps": steps}

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from statistics import median
 
+from .loops import OURS, installed
 from .measuring import in_turns, median_of, ratio
 from .peers import BARE, CONNECTIONS, Served, Server, servers
 from .results import Benchmark, Row
 
-OURS = "hybridexec:new_event_loop"
 ON_UVLOOP = "thread+benchmarks.loops:on_uvloop"
 
 
@@ -98,19 +98,20 @@ def stops(quick: bool) -> Iterator[Row]:
 
 
 def plain(quick: bool) -> Iterator[Row]:
-    """uvicorn, a handler that does not block, against the default loop."""
+    """uvicorn, a handler that does not block, against all loops that are installed."""
     rounds, seconds = (1, 0.5) if quick else (11, 2.0)
-    loops = {"ours": OURS, "asyncio": "asyncio", "uvloop": "uvloop"}
+    loops = installed()
     with servers(*(("plain", loop) for loop in loops.values())) as made:
         peers = {name: partial(server.load, seconds) for name, server in zip(loops, made, strict=True)}
         found = in_turns(rounds, peers)
     how, total = median_of(rounds), f"sum of {rounds}"
-    mine, theirs = found["ours"], found["asyncio"]
-    rates = ", ".join(f"{peer} {rate(found[peer]):,.0f}/s" for peer in ("asyncio", "uvloop"))
-    costs = ", ".join(f"{peer} {processor(found[peer]):.1f} µs" for peer in ("asyncio", "uvloop"))
-    by_default = ratio([load.rate for load in mine], [load.rate for load in theirs])
+    mine = found.pop("ours")
+    rates = ", ".join(f"{peer} {rate(loads):,.0f}/s" for peer, loads in found.items())
+    costs = ", ".join(f"{peer} {processor(loads):.1f} µs" for peer, loads in found.items())
     yield Row("plain.rate", "a handler that does not block", rate(mine), "/s", how, rates)
-    yield Row("plain.by-default", "... by the default loop", by_default, "", how)
+    for peer, loads in found.items():
+        by_peer = ratio([load.rate for load in mine], [load.rate for load in loads])
+        yield Row(f"plain.by-{peer}", f"... by {peer}", by_peer, "", how)
     yield Row("plain.processor", "... processor per request", processor(mine), "µs", how, costs)
     yield Row("plain.errors", "... errors", sum(load.errors for load in mine), "", total)
 
