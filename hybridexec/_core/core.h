@@ -173,9 +173,14 @@ int poll_exec(PyObject *module);
 int stream_exec(PyObject *module);
 int turns_exec(PyObject *module);
 
-/* Have a transport flushed later.  Returns 0 if there is nobody who would: the caller does it. */
-int loop_queue(PyObject *loop, PyObject *transport);
-void loop_hurry(PyObject *loop); /* what is queued is sent at the end of the step, not of the batch */
+/* Have a transport flushed later, maybe soon: at the end of the step, not of the batch.  Returns 0 if there is nobody who
+ * would, and the caller does it; -1 with an exception.  NULL: the transport is queued already. */
+int loop_queue(PyObject *loop, PyObject *transport, bool soon);
+
+/* run_turns begins on the calling thread, and ends: meanwhile what its steps write is queued.  What is begun has to be
+ * ended, with what has been returned. */
+unsigned long loop_begin_queue(PyObject *loop);
+int loop_end_queue(PyObject *loop, unsigned long former);
 
 /* The ready queue of a loop; NULL, with an exception, if it is none of ours. */
 Ring *loop_ready(PyObject *loop);
@@ -195,6 +200,7 @@ bool is_poll(PyObject *object);
 
 int stream_flush(PyObject *transport); /* the holder */
 void stream_flush_quietly(PyObject *transport);
+void stream_forget(PyObject *transport); /* what is queued is not sent */
 
 double now(void); /* as time.monotonic() */
 

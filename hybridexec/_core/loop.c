@@ -17,6 +17,7 @@ typedef struct {
     double dirty_since;     /* when the first of them had; minus infinity: it shall not wait */
     double looked;          /* when the last step ended after which some of them had */
     int eager;              /* how many steps more send at once what they have written */
+    unsigned long queues;   /* the thread that is in run_turns: what its steps write is queued */
     double resolution;      /* of the clock, in seconds */
     char debug, closed;
 } LoopFields;
@@ -29,7 +30,7 @@ static PyTypeObject *loop_fields_type;
 static PyObject *context_name, *time_name, *wake_name;
 static PyObject *call_soon_name, *call_later_name, *call_at_name, *create_task_name;
 static PyObject *tasks, *futures; /* what is in these modules of asyncio's */
-static PyObject *task_name, *future_name, *loop_name, *name_name;
+static PyObject *task_name, *future_name, *loop_name, *name_name, *handler_name;
 static PyObject *loop_alone; /* ("loop",) */
 static PyObject *context_alone; /* the names of keywords that asyncio's tasks call call_soon with, once they are known */
 
@@ -221,22 +222,53 @@ static PyObject *get_debug_mode(LoopFields *loop, PyObject *Py_UNUSED(none))
 
 /* ---------------------------------------------------------------- what is to be sent */
 
-int loop_queue(PyObject *object, PyObject *transport)
+/* Whether the calling thread holds the loop. */
+static bool is_held_here(LoopFields *loop)
+{
+    RecordFields *record = loop->carrying;
+    return record != NULL && record->is_running && record->holder_ident == PyThread_get_thread_ident();
+}
+
+int loop_queue(PyObject *object, PyObject *transport, bool soon)
 {
     if (object == NULL || !PyObject_TypeCheck(object, loop_fields_type))
         return 0;
     LoopFields *loop = (LoopFields *)object;
-    RecordFields *record = loop->carrying;
-    if (record == NULL || !record->is_running || record->holder_ident != PyThread_get_thread_ident())
+    if (!is_held_here(loop) || loop->queues != loop->carrying->holder_ident)
         return 0;
-    if (PyList_GET_SIZE(loop->dirty) == 0)
+    if (soon)
+        loop->dirty_since = -INFINITY;
+    else if (PyList_GET_SIZE(loop->dirty) == 0)
         loop->dirty_since = loop->looked = now();
-    return PyList_Append(loop->dirty, transport) < 0 ? -1 : 1;
+    return transport == NULL ? 1 : PyList_Append(loop->dirty, transport) < 0 ? -1 : 1;
 }
 
-void loop_hurry(PyObject *loop)
+unsigned long loop_begin_queue(PyObject *object)
 {
-    ((LoopFields *)loop)->dirty_since = -INFINITY;
+    LoopFields *loop = (LoopFields *)object;
+    unsigned long former = loop->queues;
+    loop->queues = PyThread_get_thread_ident();
+    return former;
+}
+
+/* Whoever has lost the loop in a step has had its queue sent by then; what the socket did not take is the holder's. */
+int loop_end_queue(PyObject *object, unsigned long former)
+{
+    LoopFields *loop = (LoopFields *)object;
+    PyObject *raised = PyErr_GetRaisedException();
+    int done = is_held_here(loop) ? loop_flush(object) : 0;
+    if (loop->queues == PyThread_get_thread_ident())
+        loop->queues = former;
+    if (raised == NULL)
+        return done;
+    if (done == 0)
+        PyErr_SetRaisedException(raised);
+    else { /* this one ends the run, whatever the first would have done */
+        PyObject *second = PyErr_GetRaisedException();
+        PyException_SetContext(second, raised);
+        PyErr_SetRaisedException(second);
+    }
+    return -1;
 }
 
 Ring *loop_ready(PyObject *object)
@@ -252,12 +284,29 @@ bool loop_in_debug(PyObject *object)
     return ((LoopFields *)object)->debug;
 }
 
+/* Nobody has called write() any more: what could not be done is told to the loop's exception handler. */
+static int report(PyObject *loop, PyObject *transport)
+{
+    if (!PyErr_ExceptionMatches(PyExc_Exception))
+        return -1;
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *context = Py_BuildValue("{sssOsO}", "message", "what was written could not be sent", "exception",
+                                      exception, "transport", transport);
+    PyObject *done = context == NULL ? NULL : PyObject_CallMethodOneArg(loop, handler_name, context);
+    Py_XDECREF(done);
+    Py_XDECREF(context);
+    Py_DECREF(exception);
+    return done == NULL ? -1 : 0;
+}
+
 int loop_flush(PyObject *object)
 {
     PyObject *dirty = ((LoopFields *)object)->dirty;
     while (PyList_GET_SIZE(dirty) > 0) { /* one that is flushed may write to another; after an error the others stay */
         PyObject *transport = Py_NewRef(PyList_GET_ITEM(dirty, 0));
         int done = PyList_SetSlice(dirty, 0, 1, NULL) < 0 ? -1 : stream_flush(transport);
+        if (done < 0)
+            done = report(object, transport);
         Py_DECREF(transport);
         if (done < 0)
             return -1;
@@ -270,7 +319,7 @@ int loop_flush(PyObject *object)
 int loop_flush_late(PyObject *object)
 {
     LoopFields *loop = (LoopFields *)object;
-    if (PyList_GET_SIZE(loop->dirty) == 0)
+    if (PyList_GET_SIZE(loop->dirty) == 0 || !is_held_here(loop)) /* a step may end without the loop */
         return 0;
     if (loop->eager > 0)
         loop->eager--;
@@ -297,6 +346,16 @@ static PyObject *send_queued(LoopFields *loop, PyObject *Py_UNUSED(none))
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(loop->dirty); i++)
         stream_flush_quietly(PyList_GET_ITEM(loop->dirty, i));
+    Py_RETURN_NONE;
+}
+
+/* In a forked child: the parent sends it. */
+static PyObject *forget_queued(LoopFields *loop, PyObject *Py_UNUSED(none))
+{
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(loop->dirty); i++)
+        stream_forget(PyList_GET_ITEM(loop->dirty, i));
+    if (PyList_SetSlice(loop->dirty, 0, PyList_GET_SIZE(loop->dirty), NULL) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -347,7 +406,11 @@ static void loop_dealloc(LoopFields *loop)
  * asyncio's __init__ assigns, an empty one of ours is made. */
 static int set_typed(PyObject **field, PyObject *value, PyTypeObject *type)
 {
-    if (value != NULL && !PyObject_TypeCheck(value, type)) {
+    if (value == NULL) {
+        PyErr_Format(PyExc_AttributeError, "a %.100s cannot be deleted", type->tp_name);
+        return -1;
+    }
+    if (!PyObject_TypeCheck(value, type)) {
         if (!PySequence_Check(value) || PySequence_Size(value) != 0 || type == record_fields_type) {
             PyErr_Format(PyExc_TypeError, "%.100s is expected, not %.100s", type->tp_name, Py_TYPE(value)->tp_name);
             return -1;
@@ -355,7 +418,7 @@ static int set_typed(PyObject **field, PyObject *value, PyTypeObject *type)
         if ((value = PyObject_CallNoArgs((PyObject *)type)) == NULL)
             return -1;
     } else
-        Py_XINCREF(value);
+        Py_INCREF(value);
     Py_XSETREF(*field, value);
     return 0;
 }
@@ -418,7 +481,6 @@ static PyGetSetDef getset[] = {
 };
 
 static PyMemberDef members[] = {
-    {"_dirty", Py_T_OBJECT_EX, offsetof(LoopFields, dirty), Py_READONLY, NULL},
     {"_task_factory", Py_T_OBJECT_EX, offsetof(LoopFields, task_factory), 0, NULL},
     {"_clock_resolution", Py_T_DOUBLE, offsetof(LoopFields, resolution), 0, NULL},
     {"_closed", Py_T_BOOL, offsetof(LoopFields, closed), 0, NULL},
@@ -434,6 +496,7 @@ static PyMethodDef methods[] = {
     {"create_future", (PyCFunction)create_future, METH_NOARGS, "Make a future of the loop."},
     {"get_debug", (PyCFunction)get_debug_mode, METH_NOARGS, "Whether the loop is in debug mode."},
     {"_flush", (PyCFunction)flush, METH_NOARGS, "Send what steps have written."},
+    {"_forget_queued", (PyCFunction)forget_queued, METH_NOARGS, "Do not send what steps have written."},
     {"_send_queued", (PyCFunction)send_queued, METH_NOARGS, "Send what the socket takes, and call nobody."},
     {"time", (PyCFunction)loop_time, METH_NOARGS, "The time of the loop's clock, in seconds."},
     {NULL, NULL, 0, NULL},
@@ -480,6 +543,7 @@ int loop_exec(PyObject *module)
         {&create_task_name, "create_task"},
         {&task_name, "Task"},
         {&future_name, "Future"},
+        {&handler_name, "call_exception_handler"},
         {&loop_name, "loop"},
         {&name_name, "name"},
         {NULL, NULL},

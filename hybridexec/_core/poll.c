@@ -50,7 +50,7 @@ static Py_ssize_t found_length(PyObject *found)
 static int milliseconds(double seconds)
 {
     double rounded = ceil(seconds * 1e3);
-    return rounded <= 0.0 ? 0 : rounded >= INT_MAX ? (seconds == INFINITY ? -1 : INT_MAX) : (int)rounded;
+    return !(rounded > 0.0) ? 0 : rounded >= INT_MAX ? (seconds == INFINITY ? -1 : INT_MAX) : (int)rounded;
 }
 
 /* How many events were found; -1 with an exception. */
@@ -64,12 +64,14 @@ static int wait_for(int epoll, struct epoll_event *events, double seconds)
         count = epoll_wait(epoll, events, MOST_EVENTS, most);
         Py_END_ALLOW_THREADS
     }
-    if (count >= 0)
-        return count;
-    if (errno == EINTR)
-        return PyErr_CheckSignals();
-    PyErr_SetFromErrno(PyExc_OSError);
-    return -1;
+    if (count < 0 && errno != EINTR) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        return -1;
+    }
+    /* Here, and not in the first step, where what a handler raises would be the step's. */
+    if (most != 0 && PyErr_CheckSignals() < 0)
+        return -1;
+    return count < 0 ? 0 : count;
 }
 
 /* wait(timeout): what was found; None for nothing. */

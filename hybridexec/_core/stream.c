@@ -33,6 +33,7 @@ typedef struct {
     int connection_lost; /* counted, as asyncio does */
     char is_buffered;    /* whether the protocol is a BufferedProtocol */
     char eof;            /* whether write_eof() was called */
+    char closing;        /* whether it is closed, or about to be */
 } Stream;
 
 static PyTypeObject *stream_type;
@@ -147,8 +148,8 @@ static bool may_wait(Stream *stream, size_t size)
 /* Whether data can be queued: it is plain, nothing waits for the socket, and the transport is as good as new. */
 static bool can_queue(Stream *stream, PyObject *data)
 {
-    return PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 && !stream->eof && !stream->connection_lost &&
-           (stream->empty_waiter == NULL || stream->empty_waiter == Py_None) && stream->buffer != NULL &&
+    return PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 && !stream->eof && !stream->closing && !stream->connection_lost &&
+           (stream->queued == NULL || PyList_CheckExact(stream->queued)) && (stream->empty_waiter == NULL || stream->empty_waiter == Py_None) && stream->buffer != NULL &&
            PyObject_Size(stream->buffer) == 0;
 }
 
@@ -196,12 +197,28 @@ static int send_queued(Stream *stream)
     return result;
 }
 
+static bool has_queued(Stream *stream)
+{
+    return stream->queued != NULL && PyList_CheckExact(stream->queued) && PyList_GET_SIZE(stream->queued) > 0;
+}
+
+void stream_forget(PyObject *transport)
+{
+    Stream *stream = stream_of(transport);
+    Py_CLEAR(stream->queued);
+    stream->sent = 0;
+}
+
 /* As write() would have done at once: what is left waits for the socket, an error is the transport's. */
 int stream_flush(PyObject *transport)
 {
     Stream *stream = stream_of(transport);
-    if (stream->queued == NULL || PyList_GET_SIZE(stream->queued) == 0)
+    if (!has_queued(stream))
         return 0;
+    if (stream->connection_lost || stream->loop == NULL || stream->loop == Py_None) {
+        stream_forget(transport); /* there is no socket any more */
+        return 0;
+    }
     PyObject *result = NULL;
     int all = send_queued(stream);
     if (all > 0)
@@ -223,7 +240,8 @@ int stream_flush(PyObject *transport)
 void stream_flush_quietly(PyObject *transport)
 {
     Stream *stream = stream_of(transport);
-    if (stream->queued != NULL && PyList_GET_SIZE(stream->queued) > 0 && send_queued(stream) < 0)
+    bool is_open = !stream->connection_lost && stream->loop != NULL && stream->loop != Py_None;
+    if (has_queued(stream) && is_open && send_queued(stream) < 0)
         PyErr_Clear(); /* it comes up again */
 }
 
@@ -243,11 +261,19 @@ static PyObject *stream_write(PyObject *transport, PyObject *data)
     if (is_first)
         stream->size = 0;
     stream->size += (size_t)PyBytes_GET_SIZE(data);
-    int waits = !may_wait(stream, stream->size) ? 0 : is_first ? loop_queue(stream->loop, transport) : 1;
+    int waits = 0;
+    if (may_wait(stream, stream->size))
+        waits = loop_queue(stream->loop, is_first ? transport : NULL, stream->size > MOST_LATE);
     if (waits < 0 || (!waits && stream_flush(transport) < 0))
         return NULL;
-    if (waits && stream->size > MOST_LATE)
-        loop_hurry(stream->loop);
+    Py_RETURN_NONE;
+}
+
+/* The connection ends with an error: what the socket still takes is sent, and the rest is dropped. */
+static PyObject *send_last(PyObject *transport, PyObject *Py_UNUSED(none))
+{
+    stream_flush_quietly(transport);
+    stream_forget(transport);
     Py_RETURN_NONE;
 }
 
@@ -270,12 +296,14 @@ static PyMemberDef members[] = {
     MEMBER("_conn_lost", Py_T_INT, connection_lost),
     MEMBER("_is_buffered", Py_T_BOOL, is_buffered),
     MEMBER("_eof", Py_T_BOOL, eof),
+    MEMBER("_closing", Py_T_BOOL, closing),
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMethodDef methods[] = {
     {"_read_ready", read_ready, METH_NOARGS, "The socket is readable."},
     {"_flush", flush, METH_NOARGS, "Send what is queued."},
+    {"_send_last", send_last, METH_NOARGS, "Send of what is queued what the socket takes."},
     {"write", stream_write, METH_O, "Write data, without waiting for it to be sent."},
     {NULL, NULL, 0, NULL},
 };

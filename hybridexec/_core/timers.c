@@ -140,7 +140,7 @@ static PyObject *clear(Timers *timers, PyObject *Py_UNUSED(none))
 /* Each timer is in the one or in the other, whatever is raised. */
 int timers_move_due(Timers *timers, double end, Ring *ready)
 {
-    while (timers->count > 0 && when_at(timers, 0) < end) {
+    while (timers->count > 0 && !(when_at(timers, 0) >= end)) { /* also NaN is due, as on asyncio */
         PyObject *timer = timers->heap[0];
         if (ring_append(ready, timer) < 0)
             return -1;

@@ -210,8 +210,6 @@ static int poll_alone(LwpFields *lwp, RecordFields *record, PyObject *loop, PyOb
 static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll,
                       PyObject *resumed)
 {
-    if (loop_flush(loop) < 0)
-        return -1;
     bool idles = ring_length(ready) == 0;
     if (idles && (record->lwps == NULL || !PySet_Check(record->lwps) || PySet_GET_SIZE(record->lwps) != 1))
         return 0;
@@ -245,6 +243,7 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
     if (ready == NULL)
         return NULL;
     Py_INCREF(ready);
+    unsigned long former = loop_begin_queue(loop);
     int over = 1, begun = 1;
     for (int turns = 1; begun > 0; turns++) {
         if (record->batch == NULL || !(Py_IS_TYPE(record->batch, batch_type) || PyIter_Check(record->batch))) {
@@ -255,12 +254,17 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
         PyObject *batch = Py_NewRef(record->batch);
         over = run_batch(lwp, record, loop, ready, batch);
         Py_DECREF(batch);
-        if (over <= 0 || poll == Py_None || turns == MOST_TURNS || !goes_on(lwp, record, loop))
+        if (over <= 0 || poll == Py_None || turns == MOST_TURNS)
             break;
-        begun = begin_turn(lwp, record, loop, ready, poll, args[4]);
+        /* What is sent may call the program; so this is first. */
+        begun = loop_flush(loop) < 0 ? -1 : goes_on(lwp, record, loop);
+        if (begun > 0)
+            begun = begin_turn(lwp, record, loop, ready, poll, args[4]);
     }
     Py_DECREF(ready);
-    return over < 0 || begun < 0 ? NULL : PyBool_FromLong(over);
+    if (loop_end_queue(loop, former) < 0 || over < 0 || begun < 0)
+        return NULL;
+    return PyBool_FromLong(over);
 }
 
 /* know(idle, taken_out, step_ended, free, polling, running, plain_handle, handle_run): what this needs of the Python code beside it. */

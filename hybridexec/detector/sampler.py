@@ -311,10 +311,13 @@ class Sampler:
                 self._healthy = 0  # a poll that is held is a part of a busy loop's work
             return False
         carrying.recall(now)
-        if not tool.is_ours():
-            return True  # nobody would see the end of a call
         step = lwp.handle
         same = lwp is look.lwp and look.step is not None and look.step() is step
+        if same:
+            reactions.lasts()
+        if not tool.is_ours():
+            look.lwp, look.step = lwp, None if step is None else weakref.ref(step)
+            return True  # nobody would see the end of a call
         called_back = 0
         if step is IN_POLL or step is STEP_ENDED:
             # It stands for many calls; one of these is known by its innermost frame.
@@ -338,8 +341,6 @@ class Sampler:
             return True
         self._healthy = 0
         self._next = self._tick / 2
-        if same:
-            reactions.lasts()
         frame = lwp.watch.frame()
         if step is None or frame is None:
             return True

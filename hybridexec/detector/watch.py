@@ -46,7 +46,7 @@ class Responder(Protocol):
         """A step resumes with an exception, and without the loop."""
 
     def lasts(self) -> None:
-        """The sampler sees a step for the second time."""
+        """A step lasts: the sampler sees it for the second time."""
 
     def overdue(self, lwp: LWP, call: Call, frame: FrameType | None) -> None:
         """A marked call has lasted for the threshold."""

@@ -62,8 +62,17 @@ class StreamTransport(_StreamFields):  # type: ignore[misc]
         super().close()
 
     def _force_close(self, exc: BaseException | None) -> None:
-        self._flush()
+        if exc is None:
+            self._flush()
+        else:
+            self._send_last()  # another error would come before this one
         super()._force_close(exc)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """As asyncio's."""
+        if name == "socket":
+            self._flush()  # the program may do with it what it likes
+        return super().get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
         """As asyncio's."""
@@ -130,9 +139,22 @@ class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
         self._compiled_poll = poll if isinstance(poll, NativePoll) else None
         return poll
 
+    def _write_to_self(self) -> None:
+        # Called from C.  With a frame of this package's, what a signal handler raises here is put off.
+        super()._write_to_self()
+
     def _run_ends(self) -> None:
         self._flush()
         super()._run_ends()
+
+    def close(self) -> None:
+        """Close the loop."""
+        self._flush()
+        super().close()
+
+    def _abandon(self) -> None:
+        self._forget_queued()
+        super()._abandon()
 
     def _new_socket_transport(self, sock: Any, protocol: Any, **kwargs: Any) -> Any:
         return StreamTransport(self, sock, protocol, **kwargs)

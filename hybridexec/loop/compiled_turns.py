@@ -45,35 +45,40 @@ class CompiledTurns(Turns):
     def _move_due(self, end: float) -> None:
         self._carrying.timers.move_due(end, self._carrying.ready)  # type: ignore[attr-defined]
 
-    def _run_batch(self, lwp: LWP) -> bool:
+    def _run_batch(self, lwp: LWP, *, begun: bool = False) -> bool:
         """Run the callbacks that are ready now, and maybe more turns; whether the LWP holds the loop afterwards."""
         if Handle._run is not HANDLE_RUN or self._loop._debug or lwp.luggage.tracking is not None:
-            return super()._run_batch(lwp)
+            return super()._run_batch(lwp, begun=begun)
         carrying = self._carrying
-        if not carrying.batch_unfinished:
+        if not begun and not carrying.batch_unfinished:
             carrying.batch = compiled.Batch(len(carrying.ready))
         # The poll that is compiled, or None: then there is one turn.
         poll = None if self._affinity.nested else self._loop._compiled_poll  # type: ignore[attr-defined]
         over = False
         while not over and not self._careful():
+            begun, raised = True, False
             try:
                 over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has
                 self._raised(lwp, lwp.handle, exc)
-            if lwp.slow_exit:
-                if self.after_step(lwp):
-                    # The loop has moved meanwhile: this may be another batch by now.
-                    return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
-                lwp.handle = STEP_ENDED  # it is dropped, and its finalizers may block
-            elif not over and carrying.due is not None and monotonic() >= carrying.due:
+                raised = True
+            if lwp.slow_exit and self.after_step(lwp):
+                # The loop has moved meanwhile: this may be another batch by now.
+                return carrying.due is None or monotonic() < carrying.due or carrying.boundary(lwp)
+            if raised or not over:
+                lwp.handle = STEP_ENDED  # what it was is dropped, and its finalizers may block
+            if not over and carrying.due is not None and monotonic() >= carrying.due:
+                if lwp.slow_exit and self.after_step(lwp):
+                    return True  # a finalizer has blocked, and may be without the loop still
                 lwp.handle = None
                 if not carrying.boundary(lwp):
                     return False
         if not over:
-            carrying.batch_unfinished = True
-            return super()._run_batch(lwp)  # what is left of it
+            return super()._run_batch(lwp, begun=begun)  # what is left of it
+        if lwp.slow_exit and self.after_step(lwp):  # a finalizer has blocked
+            return True
         carrying.batch_unfinished = False
         lwp.handle = None
         return True

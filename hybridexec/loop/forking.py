@@ -24,6 +24,12 @@ def watch(loop: Any) -> None:
     _loops.add(loop)
 
 
+def _before() -> None:
+    for loop in list(_loops):
+        if (send := loop._send_queued) is not None:
+            send()  # else parent and child would
+
+
 def _in_child() -> None:
     tool.forked()
     trap.reset()
@@ -37,4 +43,4 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_child=_in_child)

@@ -128,11 +128,16 @@ class Turns:
         self._reactions.step_over(lwp)
         lwp.slow_exit = lwp.lost_loop = False
 
-    def _run_batch(self, lwp: LWP) -> bool:
-        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards."""
+    def _run_batch(self, lwp: LWP, *, begun: bool = False) -> bool:
+        """Run the callbacks that are ready now; whether the LWP holds the loop afterwards.
+
+        Args:
+            lwp: the holder.
+            begun: whether the batch has begun.
+        """
         carrying, loop = self._carrying, self._loop
         ready: collections.deque[Any] = carrying.ready
-        if not carrying.batch_unfinished:
+        if not begun and not carrying.batch_unfinished:
             carrying.batch = iter(range(len(ready)))
         batch = carrying.batch
         # None of these changes during a batch but by a step that ends it, or has it end slowly.

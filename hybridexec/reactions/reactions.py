@@ -6,6 +6,7 @@ detected block into a handoff, a report, or an exception.  What is said of it is
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
 from collections.abc import Callable, Container
@@ -116,6 +117,8 @@ class Reactions:
             elif lwp.state is LwpState.RUNNING:
                 reserve(FRAMES)
                 self.carrying.mark(lwp)
+                if sampler.refused is not None:
+                    self.lasts()  # nobody would see that it does
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
             raise _for_step(lwp, self.reporting.refusal(lwp, call, ""))
@@ -123,8 +126,7 @@ class Reactions:
             self._leave(lwp, call)
         else:
             call.loop_stays = True
-            if (send := self.loop._send_queued) is not None:
-                send()
+            self.lasts()
             self._blocked(lwp, call)
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
@@ -165,6 +167,7 @@ class Reactions:
             if stays or (sampler.refused is not None and sampler.absent()):
                 lwp.region = Region.HERE
                 lwp.slow_exit = True  # there may be an await in it
+                self.lasts()
                 self._blocked(lwp, call)
                 return False
             lwp.region = Region.AWAY
@@ -303,7 +306,7 @@ class Reactions:
     # ---------------------------------------------------------------- the sampler's notices
 
     def lasts(self) -> None:
-        """The sampler sees a step for the second time: what others have written does not wait for its end."""
+        """A step lasts, and has the loop: what was written does not wait for its end."""
         if (send := self.loop._send_queued) is not None:
             send()
 
@@ -374,6 +377,8 @@ class Reactions:
         """Whether a step may be interrupted where it stands."""
         if self.mode != "handoff" or not interruptible(frame, self.runner_codes):
             return False
+        if isinstance(getattr(lwp.handle, "owner", None), asyncio.BaseTransport):
+            return False  # a transport has called a protocol; one that is compiled has no frame
         return self._may_leave(lwp, frame)
 
     # ---------------------------------------------------------------- traps, on the LWP itself

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -359,6 +360,185 @@ def test_an_error_of_a_write_is_the_connection_s() -> None:
     assert [type(exc) for exc in server.lost] == [BrokenPipeError]
 
 
+class Tail(Server):
+    """Writes once more when what was too much has been sent: by then the transport closes."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(1, 0)
+        transport.write(b"x" * 5_000_000)
+        transport.close()
+
+    def resume_writing(self) -> None:
+        """The buffer is empty."""
+        self.transport.write(b"tail")
+
+
+def test_what_is_written_while_a_transport_closes_is_sent() -> None:
+    async def main() -> tuple[bytes, Tail]:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+
+        def client() -> bytes:
+            said = b""
+            while data := theirs.recv(1 << 20):
+                said += data
+            return said
+
+        with theirs:
+            _, server = await loop.create_connection(lambda: Tail(None), sock=ours)
+            return await asyncio.wait_for(asyncio.to_thread(client), 60), server
+
+    said, server = hybridexec.run(main(), engine="native")
+    assert len(said) == 5_000_004
+    assert said.endswith(b"tail")
+    assert server.lost == [None]
+
+
+def test_a_socket_that_is_asked_for_finds_sent_what_was_written() -> None:
+    def does(transport: Any, data: bytes) -> None:
+        transport.write(b"before")
+        transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert exactly(theirs, 6) == b"before"
+        assert theirs.recv(1) == b""
+
+    serve(does, client)
+
+
+def test_what_was_written_before_a_fork_is_sent_once() -> None:
+    def does(transport: Any, data: bytes) -> None:
+        transport.write(b"once")
+        pid = os.fork()
+        if not pid:
+            transport._flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        transport.close()
+
+    def client(theirs: socket.socket) -> None:
+        theirs.send(b"x")
+        assert exactly(theirs, 4) == b"once"
+        assert theirs.recv(1) == b""
+
+    serve(does, client)
+
+
+@pytest.mark.parametrize("end", [SystemExit, KeyboardInterrupt])
+def test_what_was_written_is_sent_when_the_run_ends_by_an_exception(end: type[BaseException]) -> None:
+    """By the step that raises, and by one before it in the same batch."""
+    loop = hybridexec.new_event_loop(engine="native")
+    pairs = [socket.socketpair() for _ in range(2)]
+    made: list[Any] = []
+
+    async def main() -> None:
+        for ours, _ in pairs:
+            made.append((await loop.create_connection(lambda: Server(None), sock=ours))[0])
+        loop.call_soon(made[0].write, b"bye")
+
+        def ends() -> None:
+            made[1].write(b"bye")
+            raise end
+
+        loop.call_soon(ends)
+        await loop.create_future()
+
+    with contextlib.ExitStack() as stack:
+        for _, theirs in pairs:
+            stack.enter_context(theirs)
+        with pytest.raises(end):
+            loop.run_until_complete(main())
+        for _, theirs in pairs:
+            theirs.settimeout(60)
+            assert exactly(theirs, 3) == b"bye"
+        for transport in made:
+            transport.abort()
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop)))
+        loop.close()
+
+
+def test_a_stop_while_the_last_writes_are_sent_counts() -> None:
+    """``pause_writing`` is called when the batch has ended."""
+
+    class Stops(Server):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            transport.set_write_buffer_limits(60_000)
+
+        def pause_writing(self) -> None:
+            asyncio.get_running_loop().stop()
+
+    loop = hybridexec.new_event_loop(engine="native")
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        transport, _ = loop.run_until_complete(loop.create_connection(lambda: Stops(None), sock=ours))
+
+        def writes() -> None:
+            for _ in range(300):
+                transport.write(b"x" * 1000)
+
+        loop.call_soon(writes)
+        loop.run_forever()
+        transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+
+@pytest.mark.parametrize("name", ["_ready", "_scheduled", "_carrying"])
+def test_what_a_loop_cannot_do_without_cannot_be_deleted(loop: Any, name: str) -> None:
+    with pytest.raises(AttributeError, match="cannot be deleted"):
+        delattr(loop, name)
+
+
+def test_a_time_that_is_no_number_is_due(loop: Any) -> None:
+    """As on asyncio."""
+    came: list[int] = []
+    loop.call_later(float("nan"), came.append, 1)
+    loop.call_later(0, loop.stop)
+    loop.run_forever()
+    assert came == [1]
+
+
+def test_many_that_compute_beside_one_that_blocks_are_answered_one_by_one() -> None:
+    """While any step is without the loop, each step is looked at, and nothing is queued."""
+    first = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            transport, _ = await loop.create_connection(lambda: Server(None), sock=ours)
+            over = threading.Event()
+
+            def client() -> None:
+                assert theirs.recv(1) == b"1"
+                first.set()
+
+            thread = threading.Thread(target=client)
+            thread.start()
+            loop.call_soon(over.wait)
+            await asyncio.sleep(0.01)  # it is without the loop now
+            loop.call_soon(transport.write, b"1")
+            loop.call_soon(busy_until, first)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            over.set()
+            thread.join()
+            transport.close()
+
+    def busy_until(event: threading.Event) -> None:
+        while not event.is_set():
+            pass
+
+    hybridexec.run(main(), engine="native")
+
+
 def test_written_outside_of_a_run_is_sent_at_once(loop: Any) -> None:
     ours, theirs = socket.socketpair()
     with theirs:
@@ -602,6 +782,98 @@ def test_the_memory_of_steps_is_used_again(loop: Any) -> None:
             assert watched() is None
     loop.run_until_complete(asyncio.sleep(0))
     assert not any(weak() for weak in gone)
+
+
+# ---------------------------------------------------------------- leaks
+
+
+async def connections(count: int) -> None:
+    """Connections of both kinds of protocols, each with a message there and back."""
+    loop = asyncio.get_running_loop()
+    for number in range(count):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        done = loop.create_future()
+        with theirs:
+            make = functools.partial(Answering, done) if number % 2 else functools.partial(Oracle, "nothing", done)
+            transport, _ = await loop.connect_accepted_socket(make, ours)
+            theirs.send(b"x")
+            await asyncio.sleep(0)
+            transport.write(b"y" * 100)
+            transport.close()
+            await done
+
+
+class Answering(asyncio.Protocol):
+    """Sends what comes."""
+
+    def __init__(self, done: asyncio.Future[None]) -> None:
+        self.done = done
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It is over."""
+        self.done.set_result(None)
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Send it."""
+        self.transport.write(data)
+
+
+async def timers(count: int) -> None:
+    loop = asyncio.get_running_loop()
+    for number in range(count):
+        timer = loop.call_later(number % 2 * 5, print)
+        timer.cancel()
+        loop.call_later(0, bool, number)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.001)
+
+
+async def tasks(count: int) -> None:
+    for _ in range(count):
+        await asyncio.gather(nothing(), asyncio.sleep(0), return_exceptions=True)
+
+
+async def readers(count: int) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.send(b"x")
+        for _ in range(count):
+            came = loop.create_future()
+            loop.add_reader(ours, came.set_result, None)
+            await came
+            loop.remove_reader(ours)
+
+
+def grown(many: Any, count: int) -> int:
+    """By how many blocks of memory the process has grown when it was done twice as often as before."""
+
+    async def main() -> int:
+        blocks = []
+        for _ in range(3):
+            await many(count)
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+        return blocks[2] - blocks[1]
+
+    return hybridexec.run(main(), engine="native")
+
+
+@pytest.mark.parametrize("many", [connections, timers, tasks, readers])
+def test_nothing_is_left_of_many(many: Any) -> None:
+    assert grown(many, 1000) < 500
+
+
+@pytest.mark.hunt
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("many", [connections, timers, tasks, readers])
+def test_nothing_is_left_of_a_million(many: Any) -> None:
+    assert grown(many, 30_000 if many is connections else 300_000) < 5000
 
 
 # ---------------------------------------------------------------- buffered protocols

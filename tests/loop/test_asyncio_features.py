@@ -458,8 +458,8 @@ def test_sendfile_to_a_transport_that_is_full(run: Where, tmp_path: Path) -> Non
         async def sends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             before = 0
             while writer.transport.get_write_buffer_size() < 200_000:
-                writer.write(b"a" * 100_000)
-                before += 100_000
+                writer.write(b"a" * 1_000_000)  # more than the other side reads at a time
+                before += 1_000_000
                 await asyncio.sleep(0)
             drained = asyncio.create_task(writer.drain())
             with path.open("rb") as file:

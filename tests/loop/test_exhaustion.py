@@ -310,7 +310,7 @@ def test_a_condition_and_an_event_are_locks_too(warnings: Warnings) -> None:
         await asyncio.gather(waits(), is_notified())
 
     hybridexec.run(main(), max_lwps=2, instruments=[Releases(release)])
-    (warning,) = warnings()
+    warning, *_ = warnings()  # the condition's lock may be met as well
     assert "every one waits for a lock" in warning
     assert warning.splitlines()[0].count("threading.py") == 2
 

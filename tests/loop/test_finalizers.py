@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import functools
 import math
+import operator
 import os
 import threading
 import weakref
@@ -69,6 +70,14 @@ def in_callback(loop: asyncio.AbstractEventLoop, mortal: object, behind: Callabl
     loop.call_soon(behind)
 
 
+def in_callback_that_raises(loop: asyncio.AbstractEventLoop, mortal: object, behind: Callable[[], object]) -> None:
+    """The same where the callback has failed."""
+    loop.set_exception_handler(lambda *_: None)
+    fails: Callable[[Any], object] = operator.index
+    loop.call_soon(fails, mortal)
+    loop.call_soon(behind)
+
+
 def in_timer(loop: asyncio.AbstractEventLoop, mortal: object, behind: Callable[[], object]) -> None:
     """The argument of a timer."""
     when = loop.time()
@@ -99,7 +108,9 @@ def in_reader(loop: asyncio.AbstractEventLoop, mortal: object, behind: Callable[
 @pytest.mark.parametrize("make", [declared, undeclared], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("released", ["behind it", "in a later turn"])
 @pytest.mark.parametrize("mortal", [Dies, weakref.ref], ids=["finalizer", "weak reference"])
-@pytest.mark.parametrize("put", [in_callback, in_timer, in_task, in_reader], ids=lambda put: put.__name__)
+@pytest.mark.parametrize(
+    "put", [in_callback, in_callback_that_raises, in_timer, in_task, in_reader], ids=lambda put: put.__name__
+)
 def test_a_finalizer_blocks_where_the_loop_drops_a_step(put: Any, mortal: Any, released: str, make: Any) -> None:
     """What releases it is the step behind it, or one of a later turn: neither comes if the loop stays."""
     order: list[str] = []
