@@ -17,7 +17,7 @@ CORE_CFLAGS := -Wall -Wextra $(if $(CI),-Werror)
 # One process more than there are CPUs: most tests wait for something.  (tests/conftest.py)
 PYTEST = $(ENV)/bin/python -m pytest -n auto --dist worksteal
 
-.PHONY: bootstrap demo test test-engine test-version conformance compatibility applications lint types lowest hunt dist clean
+.PHONY: bootstrap demo test test-engine test-version sanitized conformance compatibility applications lint types lowest hunt dist clean
 
 bootstrap: $(ENV)/.done
 
@@ -44,6 +44,17 @@ test-engine: bootstrap
 
 test-version: bootstrap
 	$(PYTEST) -m "differs_by_version and not slow" $(TESTS)
+
+# In a copy: the core is built another way there.  Leaks are not looked for: CPython has its own at exit.
+SANITIZE := -fsanitize=address,undefined
+SANITIZERS = $(shell cc -print-file-name=libasan.so):$(shell cc -print-file-name=libubsan.so)
+sanitized:
+	rm -rf build/sanitized
+	git clone --quiet . build/sanitized
+	LDFLAGS="$(SANITIZE)" $(MAKE) -C build/sanitized bootstrap \
+		CORE_CFLAGS="-g -fno-omit-frame-pointer -fno-sanitize-recover=undefined $(SANITIZE)"
+	cd build/sanitized && env LD_PRELOAD="$(SANITIZERS)" ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+		.venv/bin/python -m pytest -n auto --dist worksteal --timeout 900 $(TESTS)
 
 conformance: bootstrap
 	$(ENV)/bin/python -m tests.conformance $(CONFORMANCE)

@@ -71,7 +71,7 @@ class Config:
 
     engine: Literal["auto", "native", "selector", "uvloop"] = "auto"
     """What polls and carries the transports: "selector" is asyncio's own loop, "native" the same with the hot part
-    compiled, "uvloop" is uvloop; "auto" chooses, and takes "selector", on every thread."""
+    compiled, "uvloop" is uvloop; "auto" takes "native" where there is a compiled core, else "selector"."""
 
     instruments: tuple[Instrument, ...] = ()
     """Who receives the upcalls.  In the environment: a comma-separated list of ``module:class`` or ``module:object``; a

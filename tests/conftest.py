@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left]
     for item in items:
         mark = item.get_closest_marker("engine")
-        engine = config.getoption("--engine") or "selector"
+        engine = config.getoption("--engine") or "native"
         # What the selector engine promises, the native engine does.
         if mark is not None and mark.args[0] != ("selector" if engine == "native" else engine):
             item.add_marker(pytest.mark.skip(f"{mark.args[0]} engine only: {mark.kwargs['reason']}"))

@@ -50,7 +50,9 @@ _LwpIdleTimeout = Annotated[
         metavar="SECONDS", help=_default("lwp_idle_timeout", "After how long an idle thread beyond these ends")
     ),
 ]
-_Engine = Annotated[str | None, typer.Option(metavar="auto|selector|uvloop", help=_default("engine", "What polls"))]
+_Engine = Annotated[
+    str | None, typer.Option(metavar="auto|native|selector|uvloop", help=_default("engine", "What polls"))
+]
 _HoldInDebugger = Annotated[
     bool | None,
     typer.Option(

@@ -179,9 +179,7 @@ def _core_found() -> Finding:
 
 
 def _engines() -> Iterator[Finding]:
-    engines = ["selector"]
-    if _core.compiled is not None:
-        engines.append("native")
+    engines = ["selector"] if _core.compiled is None else ["native", "selector"]
     uvloop = _uvloop()
     yield uvloop
     if uvloop.state is State.FINE:

@@ -26,8 +26,8 @@ def asked_for(config: object, options: Mapping[str, Any]) -> Any:
 def engine(name: Any) -> type[Engine]:
     """The engine of a name; for a wrong one, which the configuration refuses, any.
 
-    "auto" is the selector engine, on every thread: asyncio's own loop has all of asyncio's methods and none of the
-    limits of uvloop's poll (a protocol's method that blocks there freezes the loop).
+    "auto" is the native engine where it is compiled, else the selector engine, on every thread: these have all of
+    asyncio's methods and none of the limits of uvloop's poll (a protocol's method that blocks there freezes the loop).
 
     Raises:
         RuntimeError: uvloop is asked for, and there is none; or the compiled core.
@@ -38,7 +38,7 @@ def engine(name: Any) -> type[Engine]:
         except ImportError as exc:
             raise RuntimeError(_advice()) from exc
         return module.UvEngine  # type: ignore[no-any-return]
-    if name == "native":
+    if name == "native" or (name == "auto" and _core.compiled is not None):
         if _core.compiled is None:
             raise RuntimeError(f'engine="native": there is no compiled core ({_core.why_not}); use engine="selector"')
         return importlib.import_module(".native", __name__).NativeEngine  # type: ignore[no-any-return]

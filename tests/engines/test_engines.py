@@ -29,7 +29,7 @@ from helpers import LIBC, Recorder, fresh, here, pipe, running_loop, start
 from steps import declared, discovered
 
 import hybridexec
-from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind
+from hybridexec import BlockingCallError, Detection, HybridLoop, Upcall, UpcallKind, _core
 from hybridexec.protocol.lwp import IN_POLL
 
 pytestmark = pytest.mark.differs_by_engine
@@ -139,9 +139,10 @@ def test_the_coroutine_functions_of_the_engine_are_the_loop_s(engine: Literal["s
     assert [name for name in names if not inspect.iscoroutinefunction(getattr(loop, name))] == []
 
 
-def test_auto_is_the_selector_engine_on_every_thread(no_choice: None) -> None:
-    assert made() == "hybridexec.engines.selector"
-    assert in_thread(made) == "hybridexec.engines.selector"
+def test_auto_is_the_native_engine_on_every_thread_where_it_is_compiled(no_choice: None) -> None:
+    name = "hybridexec.engines.selector" if _core.compiled is None else "hybridexec.engines.native"
+    assert made() == name
+    assert in_thread(made) == name
 
 
 @pytest.mark.parametrize("engine", ["selector", "uvloop"])

@@ -118,7 +118,8 @@ def test_the_loops_of_a_suite_that_chooses_them_move(suite: pytest.Pytester) -> 
     source = """
     def check(request):
         name = request.node.name
-        engine = os.environ.get("HYBRIDEXEC_ENGINE") or ("uvloop" if "[uvloop]" in name else "selector")
+        default = "selector" if __import__("hybridexec")._core.compiled is None else "native"
+        engine = os.environ.get("HYBRIDEXEC_ENGINE") or ("uvloop" if "[uvloop]" in name else default)
         assert asyncio.get_running_loop().engine_name == engine
 
     @pytest.mark.asyncio
