@@ -15,7 +15,10 @@ import hybridexec
 SEEDS = 40
 """The gate's; what has once failed is among them."""
 
-pytestmark = pytest.mark.differs_by_engine
+pytestmark = [
+    pytest.mark.differs_by_engine,
+    pytest.mark.engine("selector", reason="uvloop's transports say other things, at other times"),
+]
 
 
 def compare(seed: int, kind: Kind, certificates: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
