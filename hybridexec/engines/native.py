@@ -42,6 +42,8 @@ class StreamTransport(_StreamFields):  # type: ignore[misc]
         watch(self._sock_fd, self._write_ready)
         queued[0] = memoryview(queued[0])[sent:]  # type: ignore[call-overload]
         self._buffer.extend(queued)
+        if hasattr(self, "_buffer_size"):  # since 3.15 it is counted
+            self._buffer_size += sum(map(len, queued))
         self._maybe_pause_protocol()
 
     # Whatever else is done with the transport finds sent what was written.

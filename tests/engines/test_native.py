@@ -374,8 +374,8 @@ class Tail(Server):
         self.transport.write(b"tail")
 
 
-def test_what_is_written_while_a_transport_closes_is_sent() -> None:
-    async def main() -> tuple[bytes, Tail]:
+def test_what_is_written_while_a_transport_closes_is_sent_as_by_asyncio() -> None:
+    async def main() -> tuple[int, bytes, list[BaseException | None]]:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
 
@@ -387,12 +387,12 @@ def test_what_is_written_while_a_transport_closes_is_sent() -> None:
 
         with theirs:
             _, server = await loop.create_connection(lambda: Tail(None), sock=ours)
-            return await asyncio.wait_for(asyncio.to_thread(client), 60), server
+            said = await asyncio.wait_for(asyncio.to_thread(client), 60)
+            return len(said), said[-4:], server.lost
 
-    said, server = hybridexec.run(main(), engine="native")
-    assert len(said) == 5_000_004
-    assert said.endswith(b"tail")
-    assert server.lost == [None]
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        theirs = runner.run(main())
+    assert hybridexec.run(main(), engine="native") == theirs
 
 
 def test_a_socket_that_is_asked_for_finds_sent_what_was_written() -> None:
@@ -851,15 +851,15 @@ async def readers(count: int) -> None:
 
 
 def grown(many: Any, count: int) -> int:
-    """By how many blocks of memory the process has grown when it was done twice as often as before."""
+    """By how many blocks of memory the process grows each time, at least."""
 
     async def main() -> int:
         blocks = []
-        for _ in range(3):
+        for _ in range(5):
             await many(count)
             gc.collect()
             blocks.append(sys.getallocatedblocks())
-        return blocks[2] - blocks[1]
+        return min(after - before for before, after in itertools.pairwise(blocks))
 
     return hybridexec.run(main(), engine="native")
 
