@@ -11,6 +11,7 @@ call, and only marked after a fast one.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import dis
 import functools
@@ -45,6 +46,8 @@ _CALLING = os.path.join(DIRECTORY, "executor", "calling.py")  # where a program'
 _EXCLUDED = _ASYNCIO, DIRECTORY, *_SOURCES
 _SELECTORS = selectors.__file__  # the loop itself polls there; a program's own polls there are left to the sampler
 _WAIT = threading.Condition.wait.__code__
+_ENTER = threading.Condition.__enter__.__code__
+_FUTURES = concurrent.futures.Future.__init__.__code__.co_filename
 _ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
 _SSL_OBJECT = "SSLObject."  # TLS in memory, which asyncio does: never blocks
 
@@ -78,8 +81,8 @@ class Call:
 
     reported = False
     """Whether an upcall BLOCKED was emitted."""
-    is_thread_start = False
-    """Whether it waits for something that is always on its way."""
+    is_brief = False
+    """Whether it waits for what is always on its way: the loop leaves it only when it has lasted for the threshold."""
     may_call_back = False
     """Whether it may call back into Python: nobody has declared it, or it is known to."""
     binds: Binds | None = None
@@ -204,8 +207,11 @@ def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
         if verdict is Verdict.COMPUTES:
             call.loop_stays, call.outer, lwp.watch.call = True, lwp.watch.call, call  # the sampler leaves it alone
             return None
-        call.is_thread_start = code is _WAIT and _begins_thread(sys._getframe(1))
-        lwp.watch.reactions.call(lwp, call, verdict is Verdict.SURE and not call.is_thread_start)
+        if code is _WAIT:
+            call.is_brief = _begins_thread(sys._getframe(1))
+        elif code is _ENTER:
+            call.is_brief = _looks_at_future(sys._getframe(1))
+        lwp.watch.reactions.call(lwp, call, verdict is Verdict.SURE and not call.is_brief)
         return None
     except BaseException as exc:
         return failed(exc)
@@ -226,6 +232,21 @@ def _begins_thread(frame: FrameType) -> bool:
             return False
         frame = caller
     return frame.f_code is threading.Thread.start.__code__
+
+
+def _looks_at_future(frame: FrameType) -> bool:
+    """Whether asyncio asks for the state of a future of ``concurrent.futures``, whose lock nobody keeps for long.
+
+    It does so in the middle of its own work (``_chain_future``): what it has seen before must not change meanwhile.
+    """
+    method = frame.f_back
+    caller = None if method is None else method.f_back
+    return (
+        method is not None
+        and method.f_code.co_filename == _FUTURES
+        and caller is not None
+        and caller.f_code.co_filename.startswith(_ASYNCIO)
+    )
 
 
 def on_return(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:

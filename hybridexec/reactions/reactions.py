@@ -108,11 +108,11 @@ class Reactions:
 
     def _begin(self, lwp: LWP, call: Call, sure: bool) -> None:
         lwp.watch.call = call
-        suspected = call.site.slow and not call.is_thread_start and self.mode == "handoff"
+        suspected = call.site.slow and not call.is_brief and self.mode == "handoff"
         acts = (sure or suspected) and self._acts(lwp, None)
         leaves = acts and lwp.handle is not IN_POLL and (sampler.refused is None or not sampler.absent())
         if not sure and not leaves:
-            if call.is_thread_start and self.mode != "handoff":
+            if call.is_brief and self.mode != "handoff":
                 call.loop_stays = True  # nobody is blamed for it
             elif lwp.state is LwpState.RUNNING:
                 reserve(FRAMES)

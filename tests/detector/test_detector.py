@@ -735,3 +735,37 @@ def test_a_thread_in_the_packages_own_code_stands_in_the_call_only_if_that_is_on
 
     makes_the_call()
     assert seen == [True, False, False, True]
+
+
+def test_asyncio_copies_the_state_of_a_future_in_one_step() -> None:
+    """Somebody has its lock when asyncio looks, and the last condition that was entered there has blocked for long."""
+    enters = threading.Condition.__enter__.__code__
+    future: concurrent.futures.Future[int] = concurrent.futures.Future()
+
+    def keeps(loop: hybridexec.HybridLoop) -> None:
+        carrying = loop._carrying
+        with future._condition:
+            future.set_result(1)  # whereupon asyncio looks
+            while True:
+                holder = carrying.holder
+                call = None if holder is None else holder.watch.call
+                marked = call is not None and call.code is enters
+                if marked or carrying.detached:
+                    return
+
+    async def main() -> int:
+        loop = running_loop()
+        with threading.Condition():
+            pass
+        for site in list(calls._sites.values()):
+            if site.code() is enters:
+                site.slow = True
+        chained = asyncio.wrap_future(future)
+        thread = threading.Thread(target=keeps, args=[loop])
+        thread.start()
+        assert await chained == 1
+        handoffs = loop.stats().handoffs
+        thread.join()
+        return handoffs
+
+    assert hybridexec.run(main(), threshold=60) == 0
