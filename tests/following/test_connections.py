@@ -327,17 +327,13 @@ def test_where_sqlite_does_not_serialize_nothing_is_done(
     path: Path, unknown: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "threadsafety", 1)
+    db = sqlite3.connect(path)
 
-    async def main() -> None:
-        db = sqlite3.connect(path)
+    async def asks() -> None:
+        assert refused(db)
 
-        async def asks() -> None:
-            assert refused(db)
-
-        await elsewhere(asks())
-        db.close()
-
-    hybridexec.run(main())
+    hybridexec.run(elsewhere(asks()))
+    db.close()
 
 
 def test_where_the_fields_are_not_found_nothing_is_done(
