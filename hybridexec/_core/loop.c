@@ -188,8 +188,8 @@ static PyObject *create_task(LoopFields *loop, PyObject *const *args, Py_ssize_t
     if (count != 1 || all >= MOST || loop->debug || loop->closed || loop->task_factory != Py_None ||
         !are_of_task(kwnames))
         return call_super(loop_fields_type, (PyObject *)loop, create_task_name, args, count, kwnames);
-    PyObject *type = Py_XNewRef(PyDict_GetItemWithError(tasks, task_name)), *names = type == NULL ? NULL : with_loop(kwnames);
-    PyObject *task = NULL, *given[MOST];
+    PyObject *type = Py_XNewRef(PyDict_GetItemWithError(tasks, task_name));
+    PyObject *names = type == NULL ? NULL : with_loop(kwnames), *task = NULL, *given[MOST];
     if (names != NULL) {
         for (Py_ssize_t i = 0; i < all; i++)
             given[i] = args[i];

@@ -148,8 +148,9 @@ static bool may_wait(Stream *stream, size_t size)
 /* Whether data can be queued: it is plain, nothing waits for the socket, and the transport is as good as new. */
 static bool can_queue(Stream *stream, PyObject *data)
 {
-    return PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 && !stream->eof && !stream->closing && !stream->connection_lost &&
-           (stream->queued == NULL || PyList_CheckExact(stream->queued)) && (stream->empty_waiter == NULL || stream->empty_waiter == Py_None) && stream->buffer != NULL &&
+    return PyBytes_CheckExact(data) && PyBytes_GET_SIZE(data) > 0 && !stream->eof && !stream->closing &&
+           !stream->connection_lost && (stream->queued == NULL || PyList_CheckExact(stream->queued)) &&
+           (stream->empty_waiter == NULL || stream->empty_waiter == Py_None) && stream->buffer != NULL &&
            PyObject_Size(stream->buffer) == 0;
 }
 
@@ -202,6 +203,11 @@ static bool has_queued(Stream *stream)
     return stream->queued != NULL && PyList_CheckExact(stream->queued) && PyList_GET_SIZE(stream->queued) > 0;
 }
 
+static bool has_socket(Stream *stream)
+{
+    return !stream->connection_lost && stream->loop != NULL && stream->loop != Py_None;
+}
+
 void stream_forget(PyObject *transport)
 {
     Stream *stream = stream_of(transport);
@@ -215,8 +221,8 @@ int stream_flush(PyObject *transport)
     Stream *stream = stream_of(transport);
     if (!has_queued(stream))
         return 0;
-    if (stream->connection_lost || stream->loop == NULL || stream->loop == Py_None) {
-        stream_forget(transport); /* there is no socket any more */
+    if (!has_socket(stream)) {
+        stream_forget(transport);
         return 0;
     }
     PyObject *result = NULL;
@@ -240,8 +246,7 @@ int stream_flush(PyObject *transport)
 void stream_flush_quietly(PyObject *transport)
 {
     Stream *stream = stream_of(transport);
-    bool is_open = !stream->connection_lost && stream->loop != NULL && stream->loop != Py_None;
-    if (has_queued(stream) && is_open && send_queued(stream) < 0)
+    if (has_queued(stream) && has_socket(stream) && send_queued(stream) < 0)
         PyErr_Clear(); /* it comes up again */
 }
 

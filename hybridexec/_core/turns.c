@@ -267,7 +267,8 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
     return PyBool_FromLong(over);
 }
 
-/* know(idle, taken_out, step_ended, free, polling, running, plain_handle, handle_run): what this needs of the Python code beside it. */
+/* know(idle, taken_out, step_ended, free, polling, running, plain_handle, handle_run): what this needs of the Python code
+ * beside it. */
 static PyObject *know(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject **const slots[] = {&idle, &taken_out, &step_ended, &state_free,
