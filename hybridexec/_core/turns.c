@@ -229,16 +229,16 @@ static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring
 
 /* run_turns(lwp, record, loop, poll, resumed): whether the batch is over; if not, there is something to look at.
  *
- * Record.batch is run first.  With a poll, which may be None, other turns may follow; resumed is called after a wait, if the
+ * Record.batch is run first.  With a poll that is compiled other turns may follow; resumed is called after a wait, if the
  * sampler may be asleep.  What a step raises comes up, and the step is LWP.handle then. */
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 5 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
-        !PyObject_TypeCheck(args[1], record_fields_type) || !(args[3] == Py_None || is_poll(args[3])))
-        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll or None, and a function are expected");
+        !PyObject_TypeCheck(args[1], record_fields_type))
+        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll and a function are expected");
     LwpFields *lwp = (LwpFields *)args[0];
     RecordFields *record = (RecordFields *)args[1];
-    PyObject *loop = args[2], *poll = args[3];
+    PyObject *loop = args[2], *poll = is_poll(args[3]) ? args[3] : NULL;
     Ring *ready = loop_ready(loop);
     if (ready == NULL)
         return NULL;
@@ -254,7 +254,7 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
         PyObject *batch = Py_NewRef(record->batch);
         over = run_batch(lwp, record, loop, ready, batch);
         Py_DECREF(batch);
-        if (over <= 0 || poll == Py_None || turns == MOST_TURNS)
+        if (over <= 0 || poll == NULL || turns == MOST_TURNS)
             break;
         /* What is sent may call the program; so this is first. */
         begun = loop_flush(loop) < 0 ? -1 : goes_on(lwp, record, loop);

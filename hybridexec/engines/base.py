@@ -49,9 +49,6 @@ class Engine(asyncio.AbstractEventLoop):
     _compiled: ClassVar[bool] = False
     """Whether its queue, its timers and its handles are the compiled core's."""
 
-    _send_queued: ClassVar[Any] = None
-    """A method that sends what steps have written and the engine has kept, if it keeps that.  It calls nobody."""
-
     _closed = True  # until there is something to close: asyncio's finalizer asks, also after __init__ has raised
 
     _callers: ClassVar[tuple[CodeType, ...]] = ()
@@ -59,6 +56,9 @@ class Engine(asyncio.AbstractEventLoop):
 
     _shield: Shield
     """On the main thread: what stands between the signals and their handlers."""
+
+    def _send_queued(self) -> None:
+        """Send what steps have written, if the engine has kept that.  It calls nobody.  Any thread."""
 
     def _run_ends(self) -> None:
         """The home, which holds the loop, is about to return from ``run_forever``."""

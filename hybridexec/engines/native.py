@@ -137,9 +137,7 @@ class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
     _compiled = True
 
     def _make_poll(self) -> Any:
-        poll = _poll_of(self)
-        self._compiled_poll = poll if isinstance(poll, NativePoll) else None
-        return poll
+        return _poll_of(self)
 
     def _write_to_self(self) -> None:
         # Called from C.  With a frame of this package's, what a signal handler raises here is put off.

@@ -88,8 +88,7 @@ class Following:
         """The LWP gives up the loop, maybe in a step, which continues without it."""
         if with_step:
             leaves = getattr(lwp.handle, "leaves", None)
-            if (send := self._loop._send_queued) is not None:
-                send()
+            self._loop._send_queued()
             if leaves is not None:  # a callback of a file descriptor is in flight from now on
                 leaves()
             if not isinstance(getattr(getattr(lwp.handle, "_callback", None), "__self__", None), TASKS):

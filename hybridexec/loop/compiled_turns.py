@@ -52,8 +52,7 @@ class CompiledTurns(Turns):
         carrying = self._carrying
         if not begun and not carrying.batch_unfinished:
             carrying.batch = compiled.Batch(len(carrying.ready))
-        # The poll that is compiled, or None: then there is one turn.
-        poll = None if self._affinity.nested else self._loop._compiled_poll  # type: ignore[attr-defined]
+        poll = None if self._affinity.nested else self._loop._poll  # with none, or one that is not compiled: one turn
         over = False
         while not over and not self._careful():
             begun, raised = True, False

@@ -26,8 +26,7 @@ def watch(loop: Any) -> None:
 
 def _before() -> None:
     for loop in list(_loops):
-        if (send := loop._send_queued) is not None:
-            send()  # else parent and child would
+        loop._send_queued()  # else parent and child would
 
 
 def _in_child() -> None:

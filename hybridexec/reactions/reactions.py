@@ -118,7 +118,7 @@ class Reactions:
                 reserve(FRAMES)
                 self.carrying.mark(lwp)
                 if sampler.refused is not None:
-                    self.lasts()  # nobody would see that it does
+                    self.loop._send_queued()  # nobody would see that it lasts
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
             raise _for_step(lwp, self.reporting.refusal(lwp, call, ""))
@@ -126,7 +126,7 @@ class Reactions:
             self._leave(lwp, call)
         else:
             call.loop_stays = True
-            self.lasts()
+            self.loop._send_queued()
             self._blocked(lwp, call)
 
     def over(self, lwp: LWP, call: Call, *, raised: bool) -> None:
@@ -167,7 +167,7 @@ class Reactions:
             if stays or (sampler.refused is not None and sampler.absent()):
                 lwp.region = Region.HERE
                 lwp.slow_exit = True  # there may be an await in it
-                self.lasts()
+                self.loop._send_queued()
                 self._blocked(lwp, call)
                 return False
             lwp.region = Region.AWAY
@@ -307,8 +307,7 @@ class Reactions:
 
     def lasts(self) -> None:
         """A step lasts, and has the loop: what was written does not wait for its end."""
-        if (send := self.loop._send_queued) is not None:
-            send()
+        self.loop._send_queued()
 
     def overdue(self, lwp: LWP, call: Call, frame: FrameType | None) -> None:
         """A marked call has lasted for the threshold."""
