@@ -5,35 +5,43 @@
 
 PyTypeObject *lwp_fields_type, *record_fields_type;
 
-/* ---------------------------------------------------------------- LWP */
+/* ---------------------------------------------------------------- what both have in common
+ *
+ * Their references are those of their members: each is named once, in its table.
+ */
 
-static int lwp_traverse(LwpFields *lwp, visitproc visit, void *arg)
+static PyObject **reference(PyObject *self, const PyMemberDef *member)
 {
-    Py_VISIT(lwp->handle);
-    Py_VISIT(lwp->interrupt);
-    Py_VISIT(lwp->bound_steps);
-    Py_VISIT(lwp->state);
-    Py_VISIT(Py_TYPE(lwp));
+    return (PyObject **)((char *)self + member->offset);
+}
+
+static int traverse_members(PyObject *self, const PyMemberDef *member, visitproc visit, void *arg)
+{
+    for (; member->name != NULL; member++)
+        if (member->type == Py_T_OBJECT_EX)
+            Py_VISIT(*reference(self, member));
+    Py_VISIT(Py_TYPE(self));
     return 0;
 }
 
-static int lwp_clear(LwpFields *lwp)
+static int clear_members(PyObject *self, const PyMemberDef *member)
 {
-    Py_CLEAR(lwp->handle);
-    Py_CLEAR(lwp->interrupt);
-    Py_CLEAR(lwp->bound_steps);
-    Py_CLEAR(lwp->state);
+    for (; member->name != NULL; member++)
+        if (member->type == Py_T_OBJECT_EX)
+            Py_CLEAR(*reference(self, member));
     return 0;
 }
 
-static void lwp_dealloc(LwpFields *lwp)
+static void dealloc(PyObject *self, const PyMemberDef *members)
 {
-    PyTypeObject *type = Py_TYPE(lwp);
-    PyObject_GC_UnTrack(lwp);
-    lwp_clear(lwp);
-    type->tp_free(lwp);
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    clear_members(self, members);
+    type->tp_free(self);
     Py_DECREF(type);
 }
+
+/* ---------------------------------------------------------------- LWP */
 
 static PyMemberDef lwp_members[] = {
     {"handle", Py_T_OBJECT_EX, offsetof(LwpFields, handle), 0, NULL},
@@ -44,6 +52,21 @@ static PyMemberDef lwp_members[] = {
     {"slow_exit", Py_T_BOOL, offsetof(LwpFields, slow_exit), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
+
+static int lwp_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    return traverse_members(self, lwp_members, visit, arg);
+}
+
+static int lwp_clear(PyObject *self)
+{
+    return clear_members(self, lwp_members);
+}
+
+static void lwp_dealloc(PyObject *self)
+{
+    dealloc(self, lwp_members);
+}
 
 static PyType_Slot lwp_slots[] = {
     {Py_tp_doc, "Slots of an LWP."},
@@ -69,38 +92,6 @@ static PyObject *record_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObj
     if (record != NULL)
         record->due = INFINITY;
     return (PyObject *)record;
-}
-
-static int record_traverse(RecordFields *record, visitproc visit, void *arg)
-{
-    Py_VISIT(record->batch);
-    Py_VISIT(record->summoned);
-    Py_VISIT(record->unheld);
-    Py_VISIT(record->detached);
-    Py_VISIT(record->preempted);
-    Py_VISIT(record->lwps);
-    Py_VISIT(Py_TYPE(record));
-    return 0;
-}
-
-static int record_clear(RecordFields *record)
-{
-    Py_CLEAR(record->batch);
-    Py_CLEAR(record->summoned);
-    Py_CLEAR(record->unheld);
-    Py_CLEAR(record->detached);
-    Py_CLEAR(record->preempted);
-    Py_CLEAR(record->lwps);
-    return 0;
-}
-
-static void record_dealloc(RecordFields *record)
-{
-    PyTypeObject *type = Py_TYPE(record);
-    PyObject_GC_UnTrack(record);
-    record_clear(record);
-    type->tp_free(record);
-    Py_DECREF(type);
 }
 
 static PyObject *get_due(RecordFields *record, void *Py_UNUSED(closure))
@@ -162,6 +153,21 @@ static PyMemberDef record_members[] = {
     {"unseen", Py_T_BOOL, offsetof(RecordFields, unseen), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
+
+static int record_traverse(PyObject *self, visitproc visit, void *arg)
+{
+    return traverse_members(self, record_members, visit, arg);
+}
+
+static int record_clear(PyObject *self)
+{
+    return clear_members(self, record_members);
+}
+
+static void record_dealloc(PyObject *self)
+{
+    dealloc(self, record_members);
+}
 
 static PyGetSetDef record_getset[] = {
     {"due", (getter)get_due, (setter)set_due, "When the holder has to look up between two steps; None: never.", NULL},
