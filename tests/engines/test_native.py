@@ -910,43 +910,36 @@ class Oracle(asyncio.BufferedProtocol):
         self.done.set_result(f"{type(exc).__name__}: {exc}")
 
 
-@pytest.mark.parametrize("wrong", ["raises", "is empty", "updated", "nothing"])
-def test_what_goes_wrong_with_a_buffer_is_told_as_by_asyncio(wrong: str) -> None:
-    def play(new_loop: Any) -> list[str]:
-        told = []
+def told(new_loop: Any, wrong: str) -> list[str]:
+    """What is told to the exception handler, and to ``connection_lost``, of a protocol whose buffer is wrong."""
+    said: list[str] = []
 
-        async def main() -> None:
-            loop = asyncio.get_running_loop()
-            loop.set_exception_handler(lambda _, context: told.append(context["message"]))
-            done = loop.create_future()
-            ours, theirs = socket.socketpair()
-            with theirs:
-                ours.setblocking(False)
-                await loop.connect_accepted_socket(lambda: Oracle(wrong, done), ours)
-                theirs.send(b"x")
-                if wrong == "nothing":
-                    theirs.shutdown(socket.SHUT_WR)
-                told.append(await done)
-
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(main())
-        return told
-
-    assert play(functools.partial(hybridexec.new_event_loop, engine="native")) == play(asyncio.SelectorEventLoop)
-
-
-@pytest.mark.parametrize("wrong", ["is read-only", "is none"])
-def test_what_is_no_buffer_ends_the_connection(wrong: str) -> None:
-    async def main() -> str:
+    async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda *_: None)
+        loop.set_exception_handler(lambda _, context: said.append(context["message"]))
         done = loop.create_future()
         ours, theirs = socket.socketpair()
         with theirs:
             ours.setblocking(False)
             await loop.connect_accepted_socket(lambda: Oracle(wrong, done), ours)
             theirs.send(b"x")
-            return await done
+            if wrong == "nothing":
+                theirs.shutdown(socket.SHUT_WR)
+            said.append(await done)
 
-    told = hybridexec.run(main(), engine="native")
-    assert told.startswith(("BufferError", "TypeError"))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
+    return said
+
+
+native = functools.partial(hybridexec.new_event_loop, engine="native")
+
+
+@pytest.mark.parametrize("wrong", ["raises", "is empty", "updated", "nothing"])
+def test_what_goes_wrong_with_a_buffer_is_told_as_by_asyncio(wrong: str) -> None:
+    assert told(native, wrong) == told(asyncio.SelectorEventLoop, wrong)
+
+
+@pytest.mark.parametrize("wrong", ["is read-only", "is none"])
+def test_what_is_no_buffer_ends_the_connection(wrong: str) -> None:
+    assert told(native, wrong)[-1].startswith(("BufferError", "TypeError"))
