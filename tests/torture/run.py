@@ -44,7 +44,9 @@ class Watcher(hybridexec.Instrument):
 
     def blocked(self, upcall: Upcall) -> None:
         """One more is open."""
-        self.shared.surprised(upcall.task, upcall.site.function if upcall.site else "")
+        site = upcall.site.function if upcall.site else ""
+        if site != "Worker.is_pinned":  # such a block is told of, but the loop stays
+            self.shared.surprised(upcall.task, site)
         with self.lock:
             if not BROKEN:
                 self.recent.append(upcall)

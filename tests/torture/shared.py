@@ -99,13 +99,13 @@ class Shared:
         self.surprises = 0  # how often the detector took something for a block that is none: see surprised()
 
     def surprised(self, user_thread: str | None, function: str) -> None:
-        """A block was told of.  If it is none of those that the tasks have announced, it is a false alarm.
+        """The loop leaves a step.  If that has announced no block, it is a false alarm.
 
         A thread that neither the interpreter nor the system gives any time for some 10 ms looks as if it were blocked;
         on a loaded machine that happens.  Then there is a switch where there should be none, and whatever depends on
         there being none is looked at no longer.
         """
-        if user_thread in self.running or function.startswith(("Shared.", "Point.")):
+        if user_thread in self.running or function.startswith(("Shared.", "Point.", "Watching.")):
             self.surprises += 1
             self.running.discard(user_thread or "")
 

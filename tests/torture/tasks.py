@@ -69,8 +69,10 @@ class Watching:
     def __call__(self) -> None:
         """Take or give one byte, and block before or behind that."""
         self.worker.shared.look()
-        if self.inside or not self.registered:
-            raise Broken(f"a callback of a descriptor: inside={self.inside}, registered={self.registered}")
+        # A slice may have ended, and somebody else have removed it, on the way to this line.
+        may_have_moved = self.worker.shared.preempts or self.worker.shared.surprises
+        if self.inside or not (self.registered or may_have_moved):
+            raise Broken(f"{self.worker.name}'s callback: inside={self.inside}, registered={self.registered}")
         self.inside = True
         blocks = self.worker.rng.randrange(4)
         if blocks == 0:
