@@ -43,12 +43,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what is about another engine, and leave to the hunt what is its."""
+    """Skip what is about another engine or cannot be under sanitizers, and leave to the hunt what is its."""
     if not config.getoption("--hunt"):
         left = [item for item in items if item.get_closest_marker("hunt")]
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]
+    sanitized = "libasan" in os.environ.get("LD_PRELOAD", "")
     for item in items:
+        mark = item.get_closest_marker("unsanitized")
+        if sanitized and mark is not None:
+            item.add_marker(pytest.mark.skip(mark.kwargs["reason"]))
         mark = item.get_closest_marker("engine")
         engine = config.getoption("--engine") or "native"
         # What the selector engine promises, the native engine does.

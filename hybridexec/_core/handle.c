@@ -292,7 +292,7 @@ static PyType_Slot timer_slots[] = {
 enum { FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC };
 
 static PyType_Spec step_spec = {
-    .name = "hybridexec._core.compiled.Step",
+    .name = "hybridexec._core.compiled.Handle", /* as asyncio calls it in messages */
     .basicsize = -(int)sizeof(Handle),
     .flags = FLAGS,
     .slots = step_slots,
@@ -306,7 +306,7 @@ static PyType_Spec fd_spec = {
 };
 
 static PyType_Spec timer_spec = {
-    .name = "hybridexec._core.compiled.Timer",
+    .name = "hybridexec._core.compiled.TimerHandle",
     .basicsize = -(int)sizeof(Timer),
     .flags = FLAGS,
     .slots = timer_slots,

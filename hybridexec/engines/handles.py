@@ -32,6 +32,8 @@ class Step(events.Handle):
         self._repr = self._source_traceback = None
 
 
+Step.__name__ = "Handle"  # messages show asyncio's names
+
 ThreadSafeStep: Any = getattr(events, "_ThreadSafeHandle", Step)
 """Since 3.14 asyncio gives one to other threads: who cancels it waits for a callback that has begun."""
 
@@ -57,7 +59,7 @@ if TYPE_CHECKING or compiled is None:
         state: FdState
 
 else:
-    FdFields, Step = compiled.FdFields, compiled.Step
+    FdFields, Step = compiled.FdFields, compiled.Handle
 
 
 class FdHandle(FdFields):
@@ -116,6 +118,9 @@ class FdHandle(FdFields):
         super()._run()
 
 
+FdHandle.__name__ = "Handle"
+
+
 class Timer(events.TimerHandle):
     """A timer that is made and cancelled in less time; servers do little else with theirs."""
 
@@ -147,6 +152,9 @@ class Timer(events.TimerHandle):
             if self._scheduled:
                 self._loop._timer_cancelled_count += 1
             self._callback = self._args = None
+
+
+Timer.__name__ = "TimerHandle"
 
 
 def made_by_caller[H: events.Handle](handle: H) -> H:

@@ -123,7 +123,7 @@ class _Careful(SelectorEngine):
         if loop._debug:
             loop._check_thread()
             loop._check_callback(callback, "call_at")
-        timer: Any = compiled.Timer(when, callback, args, self, context)
+        timer: Any = compiled.TimerHandle(when, callback, args, self, context)
         if self._debug:
             timer._source_traceback = format_helpers.extract_stack(sys._getframe(1))
         loop._scheduled.push(timer)

@@ -86,6 +86,7 @@ def test_too_few_descriptors(most: int) -> None:
 
 
 @LINUX
+@pytest.mark.unsanitized(reason="AddressSanitizer reserves some terabytes")
 def test_little_address_space() -> None:
     findings, _ = limited("RLIMIT_AS", 400 << 20)
     state, says = findings["RLIMIT_AS"]
@@ -119,6 +120,7 @@ def test_stdout_is_closed_or_full(end: str, says: str, tmp_path: Path) -> None:
 
 @LINUX
 @pytest.mark.skipif(sys.platform == "linux" and os.getuid() != 0, reason="mounts")
+@pytest.mark.unsanitized(reason="AddressSanitizer warns of what it does not find in /proc")
 def test_there_is_no_proc(tmp_path: Path) -> None:
     command = f"mount -t tmpfs none /proc && exec {sys.executable} -m hybridexec doctor --json"
     done = execute("unshare", "--mount", "sh", "-c", command, cwd=tmp_path)

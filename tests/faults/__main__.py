@@ -16,7 +16,7 @@ from .table import FAULTS, play
 def main() -> int:
     """Play, and tell."""
     parser = argparse.ArgumentParser(description="Play the table of faults.")
-    parser.add_argument("--engine", action="append", choices=("selector", "uvloop"))
+    parser.add_argument("--engine", action="append", choices=("native", "selector", "uvloop"))
     parser.add_argument("--times", type=int, default=1, help="so many times each")
     parser.add_argument("--only", default="", help="only what has this text in its name")
     parser.add_argument("--wide", action="store_true", help="with the arguments of the hunt")
@@ -27,7 +27,7 @@ def main() -> int:
             continue
         wide = arguments.wide or fault.gate is None
         given = fault.hunt if wide else fault.gate or ()
-        for engine in arguments.engine or ["selector", "uvloop"]:
+        for engine in arguments.engine or ["native", "uvloop"]:
             outcomes = [play(fault, given, engine, fault.limit) for _ in range(arguments.times)]
             survived = sum(outcome.survived for outcome in outcomes)
             note = next(filter(None, (outcome.skipped for outcome in outcomes)), "")

@@ -105,7 +105,7 @@ def log_raises() -> None:
 @program
 def stderr_closed() -> None:
     """stderr is closed.  (libuv ends a process in which it has to close the descriptor 2, also with plain uvloop.)"""
-    if ENGINE == "selector":
+    if ENGINE != "uvloop":
         os.close(2)
         hybridexec.run(_with_complaints(), max_lwps=4)
     sys.stderr = None

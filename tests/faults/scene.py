@@ -23,7 +23,7 @@ import hybridexec
 LIBC = ctypes.CDLL(None)
 """Calls through it let the GIL go, and are in no catalogue."""
 
-ENGINE = os.environ.get("HYBRIDEXEC_ENGINE", "selector")
+ENGINE = os.environ.get("HYBRIDEXEC_ENGINE", "native")
 
 LIMIT = float(os.environ.get("FAULTS_LIMIT", "60"))
 """Seconds after which a program hangs."""

@@ -30,6 +30,7 @@ from . import hook
 hook.install()
 
 import hybridexec  # noqa: E402
+import hybridexec.engines.native  # noqa: E402
 import hybridexec.engines.selector  # noqa: E402
 import hybridexec.engines.uv  # noqa: E402
 from hybridexec import detector  # noqa: E402
@@ -201,7 +202,7 @@ def trials_of(engine: str, folder: Path, chance: random.Random, arguments: argpa
 def main() -> int:
     """Try, and tell."""
     parser = argparse.ArgumentParser(description="Raise once in each statement of the package.")
-    parser.add_argument("--engine", action="append", choices=("selector", "uvloop"))
+    parser.add_argument("--engine", action="append", choices=("native", "selector", "uvloop"))
     parser.add_argument("--most", type=int, default=sys.maxsize, help="so many trials of each engine")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--entries", action="store_true", help="first statements of functions only")
@@ -211,7 +212,7 @@ def main() -> int:
     chance = random.Random(arguments.seed)
     folder = Path(tempfile.mkdtemp(prefix="injecting-"))
     trials: list[Trial] = []
-    for engine in arguments.engine or ["selector", "uvloop"]:
+    for engine in arguments.engine or ["native", "uvloop"]:
         found = trials_of(engine, folder / f"counted-{engine}", chance, arguments)
         trials += chance.sample(found, min(arguments.most, len(found)))
     print(f"{len(hook.probes.sites)} statements, {len(trials)} trials, seed {arguments.seed}", flush=True)

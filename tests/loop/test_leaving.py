@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from helpers import environment
+from helpers import AUTO, environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="one process sends Ctrl-C to another")
 
@@ -92,7 +92,7 @@ def interrupt(command: list[str]) -> tuple[str, str, int]:
     return out, first + err, process.returncode
 
 
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 @pytest.mark.parametrize("scene", [GATHERS, WAITS], ids=["the main task waits", "the end of the run waits"])
 def test_the_second_one_ends_the_program(scene: str, engine: str) -> None:
     out, err, status = interrupt([sys.executable, "-c", BEGINNING + scene + RUN, engine])
@@ -114,7 +114,7 @@ def test_under_hybridexec_run(tmp_path: object) -> None:
     assert not out
 
 
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 def test_what_is_not_blocked_has_the_time_to_end(engine: str) -> None:
     """The end of a task counts: only when nothing has moved for a while blocked steps are not waited for."""
     out, err, status = interrupt([sys.executable, "-c", BEGINNING + CLEANS_UP + RUN, engine])

@@ -6,7 +6,7 @@ import os
 import sys
 
 import pytest
-from helpers import start
+from helpers import AUTO, start
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.getuid() != 0, reason="takes another user's identity, whose threads are limited"
@@ -66,7 +66,7 @@ hybridexec.run(main(), engine=engine)
 print(order, "threads", threading.active_count())
 """
 
-ENGINES = pytest.mark.parametrize("engine", ["selector", "uvloop"])
+ENGINES = pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 
 
 def play(program: str, engine: str, soft: int) -> list[str]:

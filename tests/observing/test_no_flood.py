@@ -8,7 +8,7 @@ import sys
 import threading
 
 import pytest
-from helpers import start
+from helpers import AUTO, start
 
 from hybridexec import HybridExecutor
 
@@ -113,7 +113,7 @@ print(*records, sep="\\n")
 @pytest.mark.skipif(
     sys.platform != "linux" or os.getuid() != 0, reason="takes another user's identity, whose threads are limited"
 )
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 def test_a_process_at_its_limit_of_threads_writes_a_few_lines_with_the_cause(engine: str) -> None:
     with start(LIMITED, engine) as process:
         printed, _ = process.communicate(timeout=100)

@@ -38,6 +38,7 @@ def test_descriptors_are_counted_and_limited() -> None:
     assert 0 < int(left) < 194
 
 
+@pytest.mark.unsanitized(reason="AddressSanitizer reserves some terabytes")
 def test_an_address_space_is_limited() -> None:
     source = """if True:
         import mmap

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from helpers import environment
+from helpers import ENGINES, environment
 
 import hybridexec
 from hybridexec.platform.own import DIRECTORY
@@ -127,7 +127,7 @@ def test_the_protocol_proper_can_be_read_in_one_go() -> None:
     assert len(PACKAGE.joinpath("protocol", "carrying.py").read_text().splitlines()) < 400
 
 
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", ENGINES)
 def test_the_loop_has_asyncios_names_and_no_others(engine: Any) -> None:
     """What asyncio gets one day is not hidden by a name of ours.  (docs/api.md lists these three.)"""
     loop = hybridexec.new_event_loop(engine=engine)
@@ -169,7 +169,7 @@ from hybridexec.platform import patches
 async def main():
     time.sleep(0.002)
     assert "signal.pause" in patches.listing()
-for engine in ("selector", "uvloop"):
+for engine in ("auto", "selector", "uvloop"):
     hybridexec.run(main(), engine=engine)
 after = all_there_is()
 changed = sorted(f"{module}.{name}" for module, name in before if after.get((module, name)) is not before[module, name])

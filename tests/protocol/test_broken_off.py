@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import LIBC, ROOT, lwps, pipe, running_loop
+from helpers import AUTO, LIBC, ROOT, lwps, pipe, running_loop
 
 import hybridexec
 from hybridexec.detector import tool
@@ -290,7 +290,7 @@ def test_a_finalizer_may_close_a_loop_while_the_sampler_is_told_of_another(monke
     [
         ("selector", "hybridexec.engines.selector.poll_of"),
         ("uvloop", "hybridexec.engines.uv.UvPoll"),
-        ("selector", "hybridexec.loop.forking.watch"),
+        (AUTO, "hybridexec.loop.forking.watch"),
         ("uvloop", "hybridexec.loop.forking.watch"),
     ],
 )
@@ -336,7 +336,7 @@ def test_who_waits_for_a_connection_gets_it_where_its_end_was_broken_off(raises_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 def test_an_exception_in_any_statement_leaves_nobody_waiting(engine: str) -> None:
     """The gate's share of what the hunt tries whole."""
     inject(engine, "--most", "12", "--seed", "1")
@@ -344,7 +344,7 @@ def test_an_exception_in_any_statement_leaves_nobody_waiting(engine: str) -> Non
 
 @pytest.mark.hunt
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("engine", ["selector", "uvloop"])
+@pytest.mark.parametrize("engine", [AUTO, "uvloop"])
 def test_an_exception_in_each_statement_leaves_nobody_waiting(engine: str) -> None:
     inject(engine)
 

@@ -20,6 +20,8 @@ from helpers import pipe, play
 import hybridexec
 from hybridexec import HybridLoop
 
+pytestmark = pytest.mark.unsanitized(reason="greenlets copy stacks, which AddressSanitizer takes for overflows")
+
 
 class Beside:
     """A loop that runs in a greenlet of its own, and a program in another one, as Playwright's synchronous API has it.

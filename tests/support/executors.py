@@ -11,10 +11,11 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from helpers import AUTO
 
 from hybridexec import HybridExecutor, UserThread, UserThreadState
 
-ENGINES = ["selector", "uvloop"]
+ENGINES = [AUTO, "uvloop"]
 """On which engines the loops of the executor are tried."""
 
 LOOPS = [1, 2, 4]

@@ -15,14 +15,21 @@ import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 import hybridexec
-from hybridexec import CallSite, Detection, HybridLoop, Stats, Upcall, UpcallKind
+from hybridexec import CallSite, Detection, HybridLoop, Stats, Upcall, UpcallKind, _core
 from hybridexec.protocol.lwp import LWP, current
 
 LIBC = ctypes.CDLL(None)
 """Calls through it let the GIL go, and are in no catalogue."""
+
+AUTO: Literal["native", "selector"] = "selector" if _core.compiled is None else "native"
+"""The engine that "auto" is."""
+
+ENGINES: list[Literal["native", "selector", "uvloop"]]
+ENGINES = ["native", "selector", "uvloop"] if AUTO == "native" else ["selector", "uvloop"]
+"""All engines."""
 
 ROOT = Path(hybridexec.__file__).resolve().parents[1]
 SUPPORT = Path(__file__).resolve().parent

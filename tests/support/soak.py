@@ -38,7 +38,7 @@ EXECUTOR_EVERY = 5
 
 VARIABLE: contextvars.ContextVar[object] = contextvars.ContextVar("VARIABLE")
 
-type Engine = Literal["selector", "uvloop"]
+type Engine = Literal["native", "selector", "uvloop"]
 
 
 @dataclasses.dataclass(frozen=True)

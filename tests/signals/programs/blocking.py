@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from helpers import LIBC, pipe, running_loop
+from helpers import AUTO, LIBC, pipe, running_loop
 
 import hybridexec
 from hybridexec import HybridLoop, LwpState, Upcall
@@ -78,7 +78,7 @@ def home_polls(beside_a_spare: bool) -> None:
         while not at_home():  # it does its duty again
             await asyncio.sleep(0.001)
 
-    hybridexec.run(main(), engine="selector")
+    hybridexec.run(main(), engine=AUTO)
 
 
 @rounds(20)
@@ -220,7 +220,7 @@ def loop_stops_meanwhile() -> None:
     """It returns from run_forever when the handler has returned."""
     block = Block()
     handles(block)
-    loop = hybridexec.new_event_loop(engine="selector")
+    loop = hybridexec.new_event_loop(engine=AUTO)
 
     def stop() -> None:
         loop.stop()
@@ -250,7 +250,7 @@ def raises_out_of_the_run() -> None:
         await asyncio.Event().wait()
 
     try:
-        hybridexec.run(main(), engine="selector")
+        hybridexec.run(main(), engine=AUTO)
     except LookupError:
         return
     raise SystemExit("nothing was raised")
@@ -275,7 +275,7 @@ def interrupts_another() -> None:
         while len(first.order) < 3:
             await asyncio.sleep(0.001)
 
-    hybridexec.run(main(), engine="selector")
+    hybridexec.run(main(), engine=AUTO)
 
 
 @rounds(10)
@@ -302,7 +302,7 @@ def others_block_meanwhile() -> None:
         for task in tasks:
             await task
 
-    hybridexec.run(main(), engine="selector", max_lwps=5)
+    hybridexec.run(main(), engine=AUTO, max_lwps=5)
 
 
 class Tells(hybridexec.Instrument):
@@ -343,7 +343,7 @@ def told_of(mode: Any) -> None:
         assert (loop.stats().handoffs > 0) is (mode == "handoff")
 
     try:
-        hybridexec.run(main(), engine="selector", mode=mode, instruments=[Tells(block, mode != "handoff")])
+        hybridexec.run(main(), engine=AUTO, mode=mode, instruments=[Tells(block, mode != "handoff")])
     except hybridexec.BlockingCallError:
         assert mode == "raise"
         print("raised")
@@ -376,7 +376,7 @@ def about_to_return_to_a_step() -> None:
         assert first.order[-1] == second.order[-1] == "returns"
         await task
 
-    hybridexec.run(main(), engine="selector")
+    hybridexec.run(main(), engine=AUTO)
 
 
 @rounds(10)
@@ -404,7 +404,7 @@ def about_to_poll_again() -> None:
             await asyncio.sleep(0.001)
         assert first.order[-1] == second.order[-1] == "returns"
 
-    hybridexec.run(main(), engine="selector")
+    hybridexec.run(main(), engine=AUTO)
 
 
 def strikes(thing: object, name: str, when: Callable[[], bool]) -> None:
@@ -457,4 +457,4 @@ def poll_has_found_something() -> None:
             loop.remove_reader(reader)
         assert read == [b"x"], read
 
-    hybridexec.run(main(), engine="selector")
+    hybridexec.run(main(), engine=AUTO)
