@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import sys
 import weakref
 from asyncio import BufferedProtocol, TimerHandle, format_helpers
@@ -70,11 +71,11 @@ class StreamTransport(_StreamFields):  # type: ignore[misc]
             self._send_last()  # another error would come before this one
         super()._force_close(exc)
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
+    def get_extra_info(self, name: str, *default: Any, **named: Any) -> Any:
         """As asyncio's."""
         if name == "socket":
             self._flush()  # the program may do with it what it likes
-        return super().get_extra_info(name, default)
+        return super().get_extra_info(name, *default, **named)
 
     def get_write_buffer_size(self) -> int:
         """As asyncio's."""
@@ -157,4 +158,18 @@ class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
         super()._abandon()
 
     def _new_socket_transport(self, sock: Any, protocol: Any, **kwargs: Any) -> Any:
+        if not _is_the_system_s(sock):
+            return super()._new_socket_transport(sock, protocol, **kwargs)
         return StreamTransport(self, sock, protocol, **kwargs)
+
+
+def _is_the_system_s(sock: Any) -> bool:
+    """Whether a socket's methods are the system's calls; a class derived from it may count, limit or replay them."""
+    kind = type(sock)
+    return (
+        isinstance(sock, _socket.socket)
+        and kind.recv is _socket.socket.recv
+        and kind.recv_into is _socket.socket.recv_into
+        and kind.send is _socket.socket.send
+        and kind.sendmsg is _socket.socket.sendmsg
+    )

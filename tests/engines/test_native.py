@@ -407,6 +407,52 @@ def test_a_socket_that_is_asked_for_finds_sent_what_was_written() -> None:
     serve(does, client)
 
 
+def test_a_socket_with_methods_of_its_own_is_read_and_written_by_them() -> None:
+    calls: collections.Counter[str] = collections.Counter()
+
+    class Counting(socket.socket):
+        def recv(self, *args: Any) -> bytes:
+            calls["recv"] += 1
+            return super().recv(*args)
+
+        def send(self, *args: Any) -> int:
+            calls["send"] += 1
+            return super().send(*args)
+
+    async def main() -> None:
+        one, other = socket.socketpair()
+        with other:
+            other.send(b"read")
+            reader, writer = await asyncio.open_connection(sock=Counting(fileno=one.detach()))
+            assert await reader.readexactly(4) == b"read"
+            writer.write(b"written")
+            assert exactly(other, 7) == b"written"
+            writer.close()
+            await writer.wait_closed()
+
+    hybridexec.run(main(), engine="native")
+    assert calls == {"recv": 1, "send": 1}
+
+
+def test_a_tool_in_the_place_of_get_extra_info_is_asked_as_on_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def instead(self: Any, *args: Any, **named: Any) -> None:
+        asked.append((args, named))
+
+    async def main() -> None:
+        one, other = socket.socketpair()
+        with other:
+            _, writer = await asyncio.open_connection(sock=one)
+            monkeypatch.setattr(asyncio.BaseTransport, "get_extra_info", instead)
+            writer.transport.get_extra_info("peername")
+            writer.transport.get_extra_info("peername", default=1)
+            writer.close()
+
+    hybridexec.run(main(), engine="native")
+    assert asked == [(("peername",), {}), (("peername",), {"default": 1})]
+
+
 def test_what_was_written_before_a_fork_is_sent_once() -> None:
     def does(transport: Any, data: bytes) -> None:
         transport.write(b"once")
