@@ -94,6 +94,7 @@ typedef struct {
 extern PyTypeObject *ring_type;
 
 int ring_append(Ring *ring, PyObject *item);
+int ring_appendleft(Ring *ring, PyObject *item);
 
 static inline size_t ring_length(const Ring *ring)
 {
@@ -141,6 +142,7 @@ typedef struct {
     PyObject *state;
     unsigned long ident;
     char slow_exit;
+    char in_turns; /* it is in run_turns: what its step writes is queued while it holds the loop */
 } LwpFields;
 
 /* The fields of a record that the compiled code looks at (protocol/record.py). */
@@ -149,7 +151,9 @@ typedef struct {
     PyObject *batch;
     PyObject *summoned;
     PyObject *unheld;
+    PyObject *deferred;
     PyObject *detached;
+    PyObject *holder;
     PyObject *preempted;
     PyObject *lwps;
     double due; /* infinity: never */
@@ -177,10 +181,10 @@ int turns_exec(PyObject *module);
  * would, and the caller does it; -1 with an exception.  NULL: the transport is queued already. */
 int loop_queue(PyObject *loop, PyObject *transport, bool soon);
 
-/* run_turns begins on the calling thread, and ends: meanwhile what its steps write is queued.  What is begun has to be
- * ended, with what has been returned. */
-unsigned long loop_begin_queue(PyObject *loop);
-int loop_end_queue(PyObject *loop, unsigned long former);
+/* run_turns begins on an LWP's thread, and ends: meanwhile what its steps write is queued.  What is begun has to be ended,
+ * with what has been returned. */
+char loop_begin_queue(LwpFields *lwp);
+int loop_end_queue(PyObject *loop, LwpFields *lwp, char former);
 
 /* The ready queue of a loop; NULL, with an exception, if it is none of ours. */
 Ring *loop_ready(PyObject *loop);

@@ -26,8 +26,10 @@ if TYPE_CHECKING or compiled is None:
 
         batch: Any
         batch_unfinished: bool
+        deferred: list[Any]
         detached: set[Any]
         due: float | None
+        holder: Any
         holder_ident: int | None
         lwps: set[Any]
         mailed: bool

@@ -17,7 +17,6 @@ typedef struct {
     double dirty_since;     /* when the first of them had; minus infinity: it shall not wait */
     double looked;          /* when the last step ended after which some of them had */
     int eager;              /* how many steps more send at once what they have written */
-    unsigned long queues;   /* the thread that is in run_turns: what its steps write is queued */
     double resolution;      /* of the clock, in seconds */
     char debug, closed;
 } LoopFields;
@@ -234,7 +233,10 @@ int loop_queue(PyObject *object, PyObject *transport, bool soon)
     if (object == NULL || !PyObject_TypeCheck(object, loop_fields_type))
         return 0;
     LoopFields *loop = (LoopFields *)object;
-    if (!is_held_here(loop) || loop->queues != loop->carrying->holder_ident)
+    if (!is_held_here(loop))
+        return 0;
+    PyObject *holder = loop->carrying->holder;
+    if (holder == NULL || !PyObject_TypeCheck(holder, lwp_fields_type) || !((LwpFields *)holder)->in_turns)
         return 0;
     if (soon)
         loop->dirty_since = -INFINITY;
@@ -243,22 +245,19 @@ int loop_queue(PyObject *object, PyObject *transport, bool soon)
     return transport == NULL ? 1 : PyList_Append(loop->dirty, transport) < 0 ? -1 : 1;
 }
 
-unsigned long loop_begin_queue(PyObject *object)
+char loop_begin_queue(LwpFields *lwp)
 {
-    LoopFields *loop = (LoopFields *)object;
-    unsigned long former = loop->queues;
-    loop->queues = PyThread_get_thread_ident();
+    char former = lwp->in_turns;
+    lwp->in_turns = true;
     return former;
 }
 
 /* Whoever has lost the loop in a step has had its queue sent by then; what the socket did not take is the holder's. */
-int loop_end_queue(PyObject *object, unsigned long former)
+int loop_end_queue(PyObject *object, LwpFields *lwp, char former)
 {
-    LoopFields *loop = (LoopFields *)object;
     PyObject *raised = PyErr_GetRaisedException();
-    int done = is_held_here(loop) ? loop_flush(object) : 0;
-    if (loop->queues == PyThread_get_thread_ident())
-        loop->queues = former;
+    int done = is_held_here((LoopFields *)object) ? loop_flush(object) : 0;
+    lwp->in_turns = former;
     if (raised == NULL)
         return done;
     if (done == 0)

@@ -85,11 +85,18 @@ static PyObject *append(Ring *ring, PyObject *item)
     Py_RETURN_NONE;
 }
 
-static PyObject *appendleft(Ring *ring, PyObject *item)
+int ring_appendleft(Ring *ring, PyObject *item)
 {
     if (ring_length(ring) > ring->mask && grow(ring) < 0)
-        return NULL;
+        return -1;
     ring->items[--ring->head & ring->mask] = Py_NewRef(item);
+    return 0;
+}
+
+static PyObject *appendleft(Ring *ring, PyObject *item)
+{
+    if (ring_appendleft(ring, item) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 

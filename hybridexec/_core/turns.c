@@ -100,6 +100,44 @@ static int is_cancelled(PyObject *object, Handle *handle)
     return is;
 }
 
+static bool is_empty(PyObject *collection)
+{
+    if (collection != NULL && PyAnySet_Check(collection))
+        return PySet_GET_SIZE(collection) == 0;
+    Py_ssize_t size = collection == NULL ? -1 : PyObject_Size(collection);
+    if (size < 0)
+        PyErr_Clear();
+    return size == 0;
+}
+
+/* Whether a step is to be run in a context that is entered: by one that is without the loop, on its own thread. */
+static int is_entered(PyObject *object, Handle *handle)
+{
+    PyObject *context = handle != NULL ? Py_XNewRef(handle->context) : PyObject_GetAttr(object, context_name);
+    if (context == NULL)
+        return handle != NULL ? 0 : -1; /* it was made half: its call says so */
+    int entered = PyContext_Enter(context) < 0;
+    if (entered && PyErr_ExceptionMatches(PyExc_RuntimeError))
+        PyErr_Clear();
+    else
+        entered = entered || PyContext_Exit(context) < 0 ? -1 : 0;
+    Py_DECREF(context);
+    return entered;
+}
+
+/* A step that waits for one that is without the loop is deferred.  Returns whether it is; -1 with an exception. */
+static int defer(RecordFields *record, PyObject *object, Handle *handle)
+{
+    if (is_empty(record->detached))
+        return 0;
+    int entered = is_entered(object, handle);
+    if (entered <= 0)
+        return entered;
+    if (record->deferred == NULL || !PyList_Check(record->deferred))
+        return (PyErr_SetString(PyExc_TypeError, "Record.deferred is to be a list"), -1);
+    return PyList_Append(record->deferred, object) < 0 ? -1 : 1;
+}
+
 /* Take a number; 0 if there is none, -1 with an exception. */
 static int take_number(PyObject *batch)
 {
@@ -125,13 +163,23 @@ static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring 
             return -1;
         }
         Handle *handle = handle_of(object);
-        int cancelled = is_cancelled(object, handle);
-        if (cancelled > 0) {
+        int passed = is_cancelled(object, handle);
+        if (passed == 0)
+            passed = defer(record, object, handle);
+        if (passed != 0) {
+            if (passed < 0) { /* it has not begun, and is next once more */
+                PyObject *raised = PyErr_GetRaisedException();
+                if (ring_appendleft(ready, object) < 0)
+                    PyErr_Clear();
+                PyErr_SetRaisedException(raised);
+            }
             Py_DECREF(object);
+            if (passed < 0)
+                return -1;
             continue;
         }
         Py_XSETREF(lwp->handle, object);
-        if (cancelled < 0 || run_step(object, handle) < 0 || loop_flush_late(loop) < 0)
+        if (run_step(object, handle) < 0 || loop_flush_late(loop) < 0)
             return -1;
         if (lwp->slow_exit)
             return 0;
@@ -139,14 +187,6 @@ static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring 
         if (record->due < INFINITY && now() >= record->due)
             return 0;
     }
-}
-
-static bool is_empty(PyObject *collection)
-{
-    Py_ssize_t size = collection == NULL ? -1 : PyObject_Size(collection);
-    if (size < 0)
-        PyErr_Clear();
-    return size == 0;
 }
 
 /* Whether a tool has replaced Handle._run meanwhile. */
@@ -159,11 +199,11 @@ static bool is_seen(void)
 }
 
 /* A turn has ended.  Whether there is nothing to look at before the next one. */
-static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop)
+static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *away)
 {
     return !lwp->slow_exit && !record->stopping && !record->mailed && record->summoned == Py_None &&
            record->unheld == state_free && lwp->interrupt == Py_None && is_empty(lwp->bound_steps) &&
-           is_empty(record->detached) && is_empty(record->preempted) && !loop_in_debug(loop) && !is_seen();
+           is_empty(away) && is_empty(record->preempted) && !loop_in_debug(loop) && !is_seen();
 }
 
 typedef struct {
@@ -227,15 +267,16 @@ static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring
     return 1;
 }
 
-/* run_turns(lwp, record, loop, poll, resumed): whether the batch is over; if not, there is something to look at.
+/* run_turns(lwp, record, loop, poll, resumed, away): whether the batch is over; if not, there is something to look at.
  *
- * Record.batch is run first.  With a poll that is compiled other turns may follow; resumed is called after a wait, if the
- * sampler may be asleep.  What a step raises comes up, and the step is LWP.handle then. */
+ * Record.batch is run first.  With a poll that is compiled other turns may follow, as long as away is empty
+ * (Conversations.away); resumed is called after a wait, if the sampler may be asleep.  What a step raises comes up, and
+ * the step is LWP.handle then. */
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 5 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
+    if (count != 6 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
         !PyObject_TypeCheck(args[1], record_fields_type))
-        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll and a function are expected");
+        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll, a function and a dictionary are expected");
     LwpFields *lwp = (LwpFields *)args[0];
     RecordFields *record = (RecordFields *)args[1];
     PyObject *loop = args[2], *poll = is_poll(args[3]) ? args[3] : NULL;
@@ -243,7 +284,7 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
     if (ready == NULL)
         return NULL;
     Py_INCREF(ready);
-    unsigned long former = loop_begin_queue(loop);
+    char former = loop_begin_queue(lwp);
     int over = 1, begun = 1;
     for (int turns = 1; begun > 0; turns++) {
         if (record->batch == NULL || !(Py_IS_TYPE(record->batch, batch_type) || PyIter_Check(record->batch))) {
@@ -257,12 +298,12 @@ static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, P
         if (over <= 0 || poll == NULL || turns == MOST_TURNS)
             break;
         /* What is sent may call the program; so this is first. */
-        begun = loop_flush(loop) < 0 ? -1 : goes_on(lwp, record, loop);
+        begun = loop_flush(loop) < 0 ? -1 : goes_on(lwp, record, loop, args[5]);
         if (begun > 0)
             begun = begin_turn(lwp, record, loop, ready, poll, args[4]);
     }
     Py_DECREF(ready);
-    if (loop_end_queue(loop, former) < 0 || over < 0 || begun < 0)
+    if (loop_end_queue(loop, lwp, former) < 0 || over < 0 || begun < 0)
         return NULL;
     return PyBool_FromLong(over);
 }

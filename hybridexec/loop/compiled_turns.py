@@ -1,8 +1,8 @@
 """Turns whose steps are run by the compiled core, as long as there is nothing to look at between two of them.
 
 What is rare is done here and in ``turns.py``, as without it.  Where each step has to be looked at before it is run (one
-is without the loop, a user thread is bound, steps have time slices), in debug mode, and where a tool has replaced
-``Handle._run``, the Python code runs the batch.
+of a conversation is without the loop, a user thread is bound, steps have time slices), in debug mode, and where a tool
+has replaced ``Handle._run``, the Python code runs the batch.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class CompiledTurns(Turns):
         if not begun and not carrying.batch_unfinished:
             carrying.batch = compiled.Batch(len(carrying.ready))
         poll = None if self._affinity.nested else self._loop._poll  # with none, or one that is not compiled: one turn
+        away = self._following.conversations.away
         over = False
         while not over and not self._careful():
             begun, raised = True, False
             try:
-                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look)
+                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look, away)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has
@@ -83,4 +84,10 @@ class CompiledTurns(Turns):
         return True
 
     def _careful(self) -> bool:
-        return super()._careful() or self._following.tracers.active
+        # The core defers a step whose context is entered, as Turns._may_run does.
+        return (
+            bool(self._following.conversations.away)
+            or bool(self._affinity.bound)
+            or self._reactions.preempt is not None
+            or self._following.tracers.active
+        )

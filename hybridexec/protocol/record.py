@@ -72,7 +72,7 @@ class Record(RecordFields):
         self.ready: collections.deque[Any] = collections.deque()
         self.timers: list[Any] = []  # a heap of what has a ``_when``, in the loop's time
         self.batch = iter(range(0))  # a number for each step that is still to be run before the next poll
-        self.deferred: list[Any] = []  # steps that wait for one that is without the loop; the holder's
+        self.deferred = []  # steps that wait for one that is without the loop; the holder's
         self.stopping = False  # whether stop() has been requested; any thread
 
         # Hints: they may be out of date, and are written by any thread.
@@ -81,7 +81,7 @@ class Record(RecordFields):
         self.unseen = True  # the sampler may be asleep: whoever takes the loop wakes it
         self.summoned: float | None = None  # since when a signal handler waits for the home to have the loop
 
-        self.holder: LWP | None = None
+        self.holder = None
         self.holder_ident = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
         self.home: LWP | None = None
         self.batch_unfinished = False  # the holder has changed in the middle of a batch, which comes before the poll

@@ -255,6 +255,62 @@ def test_what_was_written_before_a_block_is_sent_before_it() -> None:
     serve(does, client)
 
 
+def test_what_is_written_after_a_block_is_sent_by_one_call() -> None:
+    """As before it: the step has the loop again, and nothing is sent before its end."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        one, other = socket.socketpair()
+        with other:
+            _, writer = await asyncio.open_connection(sock=one)
+            other.setblocking(False)
+            lock = threading.Lock()
+            lock.acquire()
+            loop.call_soon(lock.release)
+            lock.acquire()
+            writer.write(b"one")
+            writer.write(b"two")
+            with pytest.raises(BlockingIOError):
+                other.recv(6)
+            await asyncio.sleep(0)
+            assert other.recv(6) == b"onetwo"
+            writer.close()
+            await writer.wait_closed()
+
+    hybridexec.run(main(), engine="native")
+
+
+def test_a_step_whose_context_is_entered_waits_for_the_one_that_blocks_in_it() -> None:
+    """The compiled turns defer it; they run all others meanwhile, in their order."""
+    order: list[str] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        lock = threading.Lock()
+        lock.acquire()
+        done = loop.create_future()
+
+        def blocks() -> None:
+            order.append("blocks")
+            lock.acquire()
+            order.append("has returned")
+
+        def other() -> None:
+            order.append("other")
+            lock.release()
+
+        loop.call_soon(blocks, context=context)
+        loop.call_soon(order.append, "deferred", context=context)
+        loop.call_soon(other)
+        loop.call_soon(order.append, "deferred, too", context=context)
+        loop.call_soon(functools.partial(loop.call_later, 0, done.set_result, None), context=context)
+        await done
+
+    hybridexec.run(main(), engine="native")
+    assert order == ["blocks", "other", "has returned", "deferred", "deferred, too"]
+
+
 def test_what_was_written_in_a_region_is_sent_at_once() -> None:
     """That step is without the loop: nobody would send it later."""
     lock = threading.Lock()
