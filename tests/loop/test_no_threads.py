@@ -13,12 +13,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 BEGINNING = """
-import asyncio, logging, os, resource, sys, threading, time
-import hybridexec, hybridexec.engines.uv
+import asyncio, importlib, logging, os, resource, sys, threading, time
+import hybridexec
 
 logging.basicConfig(stream=sys.stdout, format="LOG %(message)s")
 logging.captureWarnings(True)
 engine, soft = sys.argv[1], int(sys.argv[2])
+importlib.import_module("hybridexec.engines." + {"uvloop": "uv"}.get(engine, engine))  # while it can be read
 os.setgid(65534)
 os.setuid(50000 + os.getpid() % 10000)  # nobody else's, or its threads would count
 resource.setrlimit(resource.RLIMIT_NPROC, (soft, 100))
