@@ -165,9 +165,9 @@ class NativeEngine(_LoopFields, _Careful):  # type: ignore[misc]
 
 def _is_the_system_s(sock: Any) -> bool:
     """Whether a socket's methods are the system's calls; a class derived from it may count, limit or replay them."""
-    kind = type(sock)
+    kind = type(sock)  # what a mock says of its class is another's
     return (
-        isinstance(sock, _socket.socket)
+        issubclass(kind, _socket.socket)
         and kind.recv is _socket.socket.recv
         and kind.recv_into is _socket.socket.recv_into
         and kind.send is _socket.socket.send
