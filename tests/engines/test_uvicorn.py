@@ -240,9 +240,9 @@ def test_a_loaded_service_stops_cleanly(tmp_path: Path, app: str, number: signal
     assert stop_under_load(tmp_path, app, OURS, number) == status_of(tmp_path, number)
 
 
-@pytest.mark.slow
+@pytest.mark.hunt
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.hunt)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_loaded_service_stops_cleanly_twenty_times(tmp_path: Path, number: signal.Signals) -> None:
     statuses = [stop_under_load(tmp_path, "plain", OURS, number) for _ in range(20)]
     assert statuses == [status_of(tmp_path, number)] * 20
