@@ -4,7 +4,8 @@
  * ring.c and timers.c for the deque and the heap of asyncio's loop, fields.c for slots of the protocol's LWP and Record,
  * loop.c for methods of engines/selector.py, batch.c for the iterator of a turn's steps, turns.c for the middle of
  * Carrying.carry and Turns.run (protocol/carrying.py, loop/turns.py), poll.c for engines/epoll.py, stream.c for methods
- * of asyncio's stream transport.
+ * of asyncio's stream transport, moves.c for two methods of protocol/carrying.py, calls.c for the plain case of
+ * detector/calls.py and reactions/reactions.py, tally.c for observing/tally.py.
  *
  * All of it runs with the GIL held, which is its lock.  No function gives the GIL away but where it calls Python code;
  * after such a call nothing that was read before it may be relied on.
@@ -140,8 +141,15 @@ typedef struct {
     PyObject *interrupt;
     PyObject *bound_steps;
     PyObject *state;
+    PyObject *carrying;
+    PyObject *region;
+    PyObject *watch;
+    double since;
+    double deadline;
     unsigned long ident;
+    int callbacks; /* of the detector, that its thread is in */
     char slow_exit;
+    char lost_loop;
     char in_turns; /* it is in run_turns: what its step writes is queued while it holds the loop */
 } LwpFields;
 
@@ -149,15 +157,28 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *batch;
-    PyObject *summoned;
-    PyObject *unheld;
     PyObject *deferred;
     PyObject *detached;
     PyObject *holder;
-    PyObject *preempted;
+    PyObject *home;
+    PyObject *last;
     PyObject *lwps;
+    PyObject *mutex;
+    PyObject *parked;
+    PyObject *pollers;
+    PyObject *preempted;
+    PyObject *ready;
+    PyObject *returning;
+    PyObject *state;
+    PyObject *summoned;
+    PyObject *timers;
+    PyObject *unheld;
+    PyObject *waking;
+    double away_since;
     double due; /* infinity: never */
+    long long claims, handoffs, wakeups;
     unsigned long holder_ident;
+    char exhausted;
     char is_running; /* else holder_ident is None */
     char batch_unfinished;
     char stopping;
@@ -170,7 +191,15 @@ extern PyTypeObject *lwp_fields_type, *record_fields_type;
 
 int fields_exec(PyObject *module);
 
-/* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c */
+/* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c, moves.c, calls.c, tally.c */
+
+int calls_exec(PyObject *module);
+int moves_exec(PyObject *module);
+int tally_exec(PyObject *module);
+
+bool is_tally(PyObject *object);
+int tally_count(PyObject *tally, PyObject *kind);
+void tally_add(PyObject *tally, double seconds);
 
 int loop_exec(PyObject *module);
 int poll_exec(PyObject *module);

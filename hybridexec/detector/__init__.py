@@ -11,7 +11,9 @@ from collections.abc import Callable, Container
 from types import CodeType, FrameType
 from typing import Any
 
-from . import calls, tool, trap, yields
+from ..platform.threads import os_ident
+from ..protocol.lwp import current
+from . import calls, compiled_calls, tool, trap, yields
 from .catalogue import catalogue
 from .sampler import sampler
 
@@ -36,8 +38,8 @@ def detach() -> None:
 def _callbacks() -> dict[int, Callable[..., Any]]:
     events = sys.monitoring.events
     return {
-        events.CALL: calls.on_call,
-        events.C_RETURN: calls.on_return,
+        events.CALL: compiled_calls.on_call,
+        events.C_RETURN: compiled_calls.on_return,
         events.C_RAISE: calls.on_raise,
         events.INSTRUCTION: trap.on_instruction,
         events.RAISE: trap.on_raised,
@@ -47,7 +49,8 @@ def _callbacks() -> dict[int, Callable[..., Any]]:
     }
 
 
-_CODES = frozenset(callback.__code__ for callback in _callbacks().values())
+_CODES = {calls.on_call.__code__, calls.on_return.__code__}
+_CODES |= {callback.__code__ for callback in _callbacks().values() if hasattr(callback, "__code__")}
 
 
 def stands_in_callback(frame: FrameType | None, until: Container[CodeType]) -> bool:
@@ -57,6 +60,9 @@ def stands_in_callback(frame: FrameType | None, until: Container[CodeType]) -> b
         frame: the innermost frame.
         until: the code whose frames call the program: what is above them does not matter.
     """
+    lwp = current.get(os_ident())
+    if lwp is not None and lwp.callbacks:
+        return True  # it is compiled, and has no frame
     while frame is not None and frame.f_code not in until:
         if frame.f_code in _CODES:
             return True

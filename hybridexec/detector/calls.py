@@ -79,6 +79,8 @@ class Site:
 class Call:
     """A call that blocks, or may block, and what is known about it."""
 
+    is_plain = False
+    """Whether the compiled core has begun it, and ends it."""
     reported = False
     """Whether an upcall BLOCKED was emitted."""
     is_brief = False
@@ -108,7 +110,7 @@ class Call:
         self.began = monotonic()
 
 
-_sites: dict[tuple[int, int], Site] = {}
+sites: dict[tuple[int, int], Site] = {}
 """What is known of call sites, by the identity of their code and their offset.  What is known goes with the code."""
 
 
@@ -123,13 +125,13 @@ def excluded(code: CodeType) -> bool:
 def site_of(code: CodeType, offset: int) -> Site:
     """The site of an instruction, the same object each time."""
     key = id(code), offset
-    site = _sites.get(key)
+    site = sites.get(key)
     if site is None:
         site = Site(code, offset)
         # The last thing that happens to the code, before another one can have its identity.  Nothing of it is Python
         # code: it may happen anywhere.
-        site.code = weakref.ref(code, functools.partial(_sites.pop, key))
-        site = _sites.setdefault(key, site)
+        site.code = weakref.ref(code, functools.partial(sites.pop, key))
+        site = sites.setdefault(key, site)
     return site
 
 
@@ -145,13 +147,13 @@ def learn(code: CodeType, offset: int) -> Site:
 
 def forget() -> None:
     """Forget every site."""
-    _sites.clear()
+    sites.clear()
 
 
 def on_call(code: CodeType, offset: int, callable: Any, argument: Any) -> Any:
     """CALL: a call is about to begin."""
     try:
-        site = _sites.get((id(code), offset))
+        site = sites.get((id(code), offset))
         known = catalogue.catalogue
         entry = known.get(callable)
         if entry is None:

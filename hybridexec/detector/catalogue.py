@@ -219,7 +219,7 @@ class Catalogue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[int, Entry] = {}
+        self.entries: dict[int, Entry] = {}
         self._awaited: list[tuple[str, Callable[[Any], None], Callable[[], None] | None]] = []
         self._modules = 0  # how many there were when all names were looked up the last time
         for owner, names, will_block in _BUILT_IN:
@@ -265,7 +265,7 @@ class Catalogue:
         """Add a C callable."""
         descriptor, _ = see_through(callable, None)
         with self._lock:
-            self._entries[id(descriptor)] = Entry(name_of(descriptor), descriptor, will_block, binds, calls_back)
+            self.entries[id(descriptor)] = Entry(name_of(descriptor), descriptor, will_block, binds, calls_back)
 
     def add_name(
         self,
@@ -317,7 +317,7 @@ class Catalogue:
 
     def get(self, callable: Any) -> Entry | None:
         """The entry of a callable, if it has one."""
-        return self._entries.get(id(callable))
+        return self.entries.get(id(callable))
 
 
 def see_through(callable: Any, argument: Any) -> tuple[Any, Any]:

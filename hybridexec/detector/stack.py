@@ -59,6 +59,10 @@ def in_debugger(frame: FrameType | None, runners: Container[CodeType]) -> bool:
     return False
 
 
+FRAMES = 25
+"""So many frames have to be left below the recursion limit where the loop leaves a step: the way back needs them."""
+
+
 def reserve(frames: int) -> None:
     """See that so many frames are left on the calling thread.
 

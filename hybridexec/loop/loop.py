@@ -32,7 +32,7 @@ from ..observing.stats import Stats
 from ..observing.upcalls import Emitter
 from ..platform.threads import os_ident
 from ..protocol import ending
-from ..protocol.carrying import Carrying
+from ..protocol.compiled_carrying import carrying_class
 from ..protocol.host import Host
 from ..protocol.lwp import LWP, current
 from ..reactions import affinity
@@ -106,7 +106,7 @@ class HybridLoop(_Engine):
         """Make the parts of the loop, and let them know each other."""
         config, weak = self.config, cast(Any, weakref.proxy(self))  # weak: see _let_go()
         self._emitter = Emitter(config.instruments)
-        carrying = self._carrying = Carrying(
+        carrying = self._carrying = carrying_class(
             claimable=self._claimable,
             max_lwps=config.max_lwps,
             spare_lwps=config.spare_lwps,
@@ -334,8 +334,8 @@ class HybridLoop(_Engine):
                 lwps_alive=len(carrying.lwps),
                 lwps_parked=len(carrying.parked),
                 lwps_blocked=len(carrying.detached),
-                longest_block=self._reactions.reporting.longest,
-                frozen_time=self._reactions.reporting.total,
+                longest_block=self._emitter.tally.longest,
+                frozen_time=self._emitter.tally.total,
                 instrument_failures=self._emitter.failures(),
                 instruments_dropped=self._emitter.dropped(),
                 core=_core.name,

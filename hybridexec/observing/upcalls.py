@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..platform.threads import on_main_thread
 from .log import logger, say
+from .tally import Tally
 
 __all__ = ["CallSite", "Detection", "Emitter", "Instrument", "Upcall", "UpcallKind", "logger"]
 
@@ -178,12 +179,13 @@ class Emitter:
     """Counts upcalls and passes them to the instruments that override the method of their kind.  Thread-safe.
 
     Attributes:
+        tally: of each kind so many, and how long blocks were.
         shielded: whether what a signal handler raises comes up elsewhere, if it comes while an instrument is called.
     """
 
     def __init__(self, instruments: Iterable[Instrument]) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(UpcallKind, 0)
+        self.tally = Tally(dict.fromkeys(UpcallKind, 0))
         self._failures = 0
         self._dropped: list[str] = []
         self._listeners: dict[UpcallKind, tuple[_Listener, ...]] = {}
@@ -194,9 +196,12 @@ class Emitter:
 
     def count(self, kind: UpcallKind) -> bool:
         """Count an upcall.  Returns whether it has a listener: if not, there is no need to build it."""
-        with self._lock:
-            self._counts[kind] += 1
+        self.tally.count(kind)
         return self._listeners[kind] != ()
+
+    def hears_of_blocks(self) -> bool:
+        """Whether an instrument is told of blocks."""
+        return self._listeners[UpcallKind.BLOCKED] != () or self._listeners[UpcallKind.UNBLOCKED] != ()
 
     def emit(self, upcall: Upcall) -> None:
         """Pass on an upcall that was counted."""
@@ -213,8 +218,7 @@ class Emitter:
 
     def counts(self) -> dict[UpcallKind, int]:
         """How many upcalls of each kind there were."""
-        with self._lock:
-            return dict(self._counts)
+        return self.tally.counts()
 
     def failures(self) -> int:
         """How many calls of instruments have raised."""

@@ -122,21 +122,18 @@ class LWP(LwpFields):
         handle: the callback that its current step runs; None outside of a step.
     """
 
+    region: Region | None
+    state: LwpState
+
     __slots__ = (
         "_bell",
         "bound_tasks",
-        "carrying",
-        "deadline",
         "launched",
-        "lost_loop",
         "luggage",
         "meant",
         "name",
         "outer",
-        "region",
-        "since",
         "thread",
-        "watch",
     )
 
     def __init__(self, carrying: Any, name: str) -> None:
@@ -149,7 +146,8 @@ class LWP(LwpFields):
         self.since = 0.0  # when it began to wait for the loop
         self.deadline = 0.0  # until when it polls
         self.handle = None
-        self.region: Region | None = None  # why the detector ignores what its step runs
+        self.callbacks = 0  # of the detector's that are compiled, and that its thread is in
+        self.region = None  # why the detector ignores what its step runs
         self.slow_exit = False  # take the slow path when its step ends
         self.lost_loop = False  # its step has been without the loop
         self.interrupt = None  # raised by a signal handler meanwhile, to be raised in its step
@@ -157,7 +155,7 @@ class LWP(LwpFields):
         self.bound_steps = []  # steps of bound user threads, which only this LWP may run
         self.bound_tasks: list[Any] = []  # the user threads that are bound to it
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
-        self.watch: Any = None  # the detector's
+        self.watch = None  # the detector's
         self.luggage: Any = None  # what follows the loop
         self._bell = Bell()
 

@@ -12,7 +12,6 @@ import collections
 import enum
 import math
 from collections.abc import Callable
-from typing import Any
 
 from .._core.fields import RecordFields
 from ..platform.clock import monotonic
@@ -61,6 +60,18 @@ class Record(RecordFields):
     """
 
     host: Host
+    detached: set[LWP]
+    holder: LWP | None
+    home: LWP | None
+    last: LWP | None
+    lwps: set[LWP]
+    parked: list[LWP]
+    pollers: list[LWP]
+    preempted: collections.deque[LWP]
+    returning: collections.deque[LWP]
+    state: LoopState
+    unheld: LoopState
+    waking: LWP | None
 
     def __init__(self, *, claimable: bool, max_lwps: int, spare_lwps: int, idle_timeout: float) -> None:
         self.claimable = claimable
@@ -69,8 +80,8 @@ class Record(RecordFields):
         self.idle_timeout = idle_timeout
 
         # What the loop has to do.  The queue and the heap are the loop's, and are changed as asyncio changes its own.
-        self.ready: collections.deque[Any] = collections.deque()
-        self.timers: list[Any] = []  # a heap of what has a ``_when``, in the loop's time
+        self.ready = collections.deque()
+        self.timers = []  # a heap of what has a ``_when``, in the loop's time
         self.batch = iter(range(0))  # a number for each step that is still to be run before the next poll
         self.deferred = []  # steps that wait for one that is without the loop; the holder's
         self.stopping = False  # whether stop() has been requested; any thread
@@ -83,7 +94,7 @@ class Record(RecordFields):
 
         self.holder = None
         self.holder_ident = None  # its thread; 0 while an LWP polls or is on its way; None: stopped
-        self.home: LWP | None = None
+        self.home = None
         self.batch_unfinished = False  # the holder has changed in the middle of a batch, which comes before the poll
         self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler
         self.reset(LoopState.STOPPED)
@@ -93,24 +104,24 @@ class Record(RecordFields):
         # One that knows its owner: a finalizer, or a signal handler, may run on a thread that is inside of it.  Such
         # code asks (stats()) but changes nothing: the detector leaves it alone.
         self.mutex = _thread.RLock()
-        self.inside: Callable[[], bool] = self.mutex._is_owned  # type: ignore[attr-defined]
+        self.inside: Callable[[], bool] = self.mutex._is_owned
         self.state = state
         self.unheld = state  # the state that the loop has when nobody executes on it
-        self.last: LWP | None = None  # the last holder
-        self.waking: LWP | None = None  # woken for a free loop, and on its way: one wake in flight at a time
+        self.last = None  # the last holder
+        self.waking = None  # woken for a free loop, and on its way: one wake in flight at a time
         self.away_since = 0.0  # when the loop left home
         self.exhausted = False  # all LWPs are blocked, and that was reported
         self.refused = 0.0  # when to ask the system again for what it has refused; 0: it has not
         self.stale = False  # the events of the last poll may be out of date
         self.handler: Handler | None = None  # the signal handler that the home is in
         self.changed = Bell()  # an LWP has retired, or the home is wanted: for whoever closes the loop
-        self.detached: set[LWP] = set()  # those with a step that is without the loop; and a home that is excused
-        self.lwps: set[LWP] = set()
+        self.detached = set()  # those with a step that is without the loop; and a home that is excused
+        self.lwps = set()
         self.starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
-        self.pollers: list[LWP] = []
-        self.parked: list[LWP] = []
-        self.returning: collections.deque[LWP] = collections.deque()
-        self.preempted: collections.deque[LWP] = collections.deque()
+        self.pollers = []
+        self.parked = []
+        self.returning = collections.deque()
+        self.preempted = collections.deque()
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in.  Any thread, without the mutex."""
@@ -119,6 +130,10 @@ class Record(RecordFields):
     def is_claimable(self) -> bool:
         """Whether nobody holds a loop that runs or drains."""
         return self.state is LoopState.FREE or self.state is LoopState.DRAINING
+
+    def _wait_for_mutex(self) -> None:
+        """The compiled core has not got it at once: a signal handler that comes while it waits finds this frame."""
+        self.mutex.acquire()
 
     # ---------------------------------------------------------------- the loop is taken
 

@@ -18,7 +18,7 @@ from ..detector import trap as traps
 from ..detector.calls import Call, Site, excluded
 from ..detector.catalogue import Binds
 from ..detector.sampler import sampler
-from ..detector.stack import DEBUGGERS, are_left, in_debugger, interruptible, reserve
+from ..detector.stack import DEBUGGERS, FRAMES, are_left, in_debugger, interruptible, reserve
 from ..detector.trap import Trap
 from ..following import rlocks
 from ..following.attributes import Attributes
@@ -37,9 +37,6 @@ from .affinity import Affinity
 from .greenlets import GREENLET
 from .pins import Pins
 from .reporting import Reporting
-
-FRAMES = 25
-"""So many frames have to be left below the recursion limit where the loop leaves a step: the way back needs them."""
 
 _CALLS_HANDLERS = frozenset({Shield._call.__code__})
 
@@ -73,6 +70,8 @@ class Reactions:
         self._hold_in_debugger = config.hold_in_debugger
         self.carrying = carrying
         self.reporting = Reporting(loop, carrying, emitter, runner_codes)
+        self.tally = emitter.tally
+        self._hears_of_blocks = emitter.hears_of_blocks
         self.pins = Pins()
         self.affinity = affinity
         self.connections = Connections()
@@ -105,6 +104,17 @@ class Reactions:
             raise
         if lwp.interrupt is not None:
             self.over(lwp, call, raised=False)  # it is not made, either
+
+    def leaves_plainly(self, lwp: LWP) -> bool:
+        """Whether the loop leaves a step whose call is sure to block, and nobody is told.  The compiled core asks."""
+        return (
+            self.mode == "handoff"
+            and lwp.handle is not IN_POLL
+            and sampler.refused is None
+            and not self._is_tied(lwp, None)
+            and not self._debugs(None, self.runner_codes)
+            and not self._hears_of_blocks()
+        )
 
     def _begin(self, lwp: LWP, call: Call, sure: bool) -> None:
         lwp.watch.call = call

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
 from types import CodeType
@@ -53,8 +52,6 @@ class Reporting:
         runner_codes: the code whose frames call steps.
 
     Attributes:
-        longest: the longest block that is over, in seconds.
-        total: the sum of all blocks, in seconds.
         when_refused: called with each exception that mode "raise" raises.
     """
 
@@ -68,13 +65,11 @@ class Reporting:
         self._loop = loop
         self._carrying = carrying
         self._emitter = emitter
-        self._lock = threading.Lock()
         self.when_refused: Callable[[BlockingCallError], object] | None = None
         self._bottoms = frozenset(map(id, (*runner_codes, _CARRY)))
         self._exhaustion = Trouble("all LWPs of a loop were blocked again (%d times)")
         self._repaired = False  # it was said that the loop had to be repaired
-        self.longest = 0.0
-        self.total = 0.0
+        self._tally = emitter.tally
 
     def loosen(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop is closed: refer to it by this from now on."""
@@ -89,10 +84,7 @@ class Reporting:
 
     def over(self, lwp: LWP, call: Call, duration: float) -> None:
         """A block is over, after so many seconds."""
-        with self._lock:
-            self.total += duration
-            if duration > self.longest:
-                self.longest = duration
+        self._tally.add(duration)
         if self._emitter.count(UpcallKind.UNBLOCKED):
             self._emitter.emit(self._upcall(UpcallKind.UNBLOCKED, lwp, call, duration))
 

@@ -757,7 +757,7 @@ def test_asyncio_copies_the_state_of_a_future_in_one_step() -> None:
         loop = running_loop()
         with threading.Condition():
             pass
-        for site in list(calls._sites.values()):
+        for site in list(calls.sites.values()):
             if site.code() is enters:
                 site.slow = True
         chained = asyncio.wrap_future(future)

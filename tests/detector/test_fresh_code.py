@@ -58,13 +58,13 @@ def test_fresh_code_is_freed_while_the_loop_runs_and_after_it(kind: str, count: 
 
     async def main() -> None:
         nonlocal moved
-        known = len(calls._sites)
+        known = len(calls.sites)
         with pipe() as (reader, writer):
             for number in range(count):
                 await one(number, reader, writer)
                 assert number % 100 or alive(codes) <= 2, "the last one may be somebody's still"
         assert alive(codes) <= 2
-        assert len(calls._sites) <= known + 20, "of this file, and what it calls"
+        assert len(calls.sites) <= known + 20, "of this file, and what it calls"
         moved = running_loop().stats().handoffs
 
     hybridexec.run(main())
@@ -83,12 +83,12 @@ def test_what_is_known_of_a_site_lasts_as_long_as_its_code() -> None:
             for _ in range(2):
                 asyncio.get_running_loop().call_soon(os.write, writer, b"x")
                 function(threading.Lock(), reader)
-            (learned,) = [site for site in list(calls._sites.values()) if site.code() is codes[0]()]
+            (learned,) = [site for site in list(calls.sites.values()) if site.code() is codes[0]()]
             assert learned.learned
 
     hybridexec.run(main())
     assert alive(codes) == 0
-    assert not any(site.code() is None for site in list(calls._sites.values()))
+    assert not any(site.code() is None for site in list(calls.sites.values()))
 
 
 @pytest.mark.unsanitized(reason="AddressSanitizer gives no memory out again for long")
@@ -103,9 +103,9 @@ def test_code_that_has_the_identity_of_another_that_is_gone_has_no_sites() -> No
             function = made("marked", number, codes)
             address = id(function.__code__)
             again = address in seen
-            assert not [key for key in list(calls._sites) if key[0] == address]
+            assert not [key for key in list(calls.sites) if key[0] == address]
             function(lock, 0)
-            assert [key for key in list(calls._sites) if key[0] == address]
+            assert [key for key in list(calls.sites) if key[0] == address]
             seen.add(address)
             if again:
                 return True

@@ -16,6 +16,7 @@ import uvloop
 from helpers import ENGINES, environment
 
 import hybridexec
+from hybridexec import _core
 from hybridexec.platform.own import DIRECTORY
 
 PACKAGE = Path(DIRECTORY)
@@ -242,12 +243,25 @@ print(*out_of_the_protocol)
 """
 
 
+def walk(core: str) -> tuple[list[str], list[str]]:
+    """The functions that are called out and back, in an idle loop that nobody has to be woken for."""
+    command = [sys.executable, "-c", WALK]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(HYBRIDEXEC_CORE=core))
+    frames, out_of_the_protocol = (line.split() for line in done.stdout.splitlines())
+    return frames, out_of_the_protocol
+
+
 def test_the_walk_of_a_block() -> None:
-    """Out and back, in an idle loop that nobody has to be woken for."""
-    found = subprocess.run(
-        [sys.executable, "-c", WALK], capture_output=True, text=True, check=True, env=environment()
-    ).stdout
-    frames, out_of_the_protocol = (line.split() for line in found.splitlines())
+    frames, out_of_the_protocol = walk("python")
     assert "protocol/carrying.py:leave" in frames
-    assert len(frames) <= 30, frames
+    assert len(frames) <= 34, frames
     assert out_of_the_protocol == ["following/following.py:detach", "following/following.py:attach"]
+
+
+@pytest.mark.skipif(_core.compiled is None, reason="there is no compiled core")
+def test_the_walk_of_a_block_on_the_compiled_core() -> None:
+    """The protocol has no frame."""
+    frames, _ = walk("c")
+    assert [frame for frame in frames if frame.startswith("protocol")] == []
+    assert len(frames) <= 20, frames
+    assert {"following/following.py:detach", "following/following.py:attach"} <= set(frames)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, pct
+from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, explore_alike, pct
 from instrumented import Mutation, Protocol
 from protocol_scenes import WORK, Loop
 
+from hybridexec import _core
 from hybridexec.observing.upcalls import UpcallKind
 
 Make = Callable[..., Loop]
@@ -507,15 +508,21 @@ def played(scene: Scene, protocol: Protocol, claimable: bool) -> Callable[[Machi
     return lambda machine: scene(functools.partial(Loop, protocol, machine, claimable=claimable))
 
 
+@pytest.fixture(scope="module")
+def cores(protocol: Protocol) -> list[Protocol]:
+    """The protocol in Python, and with the compiled moves."""
+    return [protocol] if _core.compiled is None else [protocol, Protocol(compiled=True)]
+
+
 @pytest.mark.parametrize(("scene", "claimable"), PLAYS)
-def test_every_schedule_of_a_scene_with_few_preemptions(scene: Scene, protocol: Protocol, claimable: bool) -> None:
-    """The gate's share; and a few random schedules with switches anywhere."""
-    play = played(scene, protocol, claimable)
+def test_every_schedule_of_a_scene_with_few_preemptions(scene: Scene, cores: list[Protocol], claimable: bool) -> None:
+    """The gate's share, on which both cores tell the same story; and a few random schedules with switches anywhere."""
+    plays = [played(scene, protocol, claimable) for protocol in cores]
     if SCENES[scene] == RANDOM:
-        explore(play, pct(range(200)), Grain.SYNC)
+        explore_alike(plays, lambda: pct(range(200)), Grain.SYNC)
     else:
-        explore(play, Exhaustive(SCENES[scene]), Grain.SYNC)
-    explore(play, pct(range(40)), Grain.ALL)
+        explore_alike(plays, lambda: Exhaustive(SCENES[scene]), Grain.SYNC)
+    explore(plays[0], pct(range(40)), Grain.ALL)
 
 
 FOUND = [
@@ -536,14 +543,15 @@ def test_what_the_hunt_has_found(
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_every_schedule_with_two_preemptions_and_many_random_ones(
-    scene: Scene, protocol: Protocol, claimable: bool
+    scene: Scene, cores: list[Protocol], claimable: bool
 ) -> None:
     """The hunt's share."""
-    play = played(scene, protocol, claimable)
-    explore(play, Exhaustive(2), Grain.SYNC)
-    seed = random.randrange(1 << 30)
-    for grain in Grain:
-        explore(play, pct(range(seed, seed + 3000)), grain)
+    plays = [played(scene, protocol, claimable) for protocol in cores]
+    explore_alike(plays, lambda: Exhaustive(2), Grain.SYNC)
+    seeds = range(seed := random.randrange(1 << 30), seed + 3000)
+    explore_alike(plays, lambda: pct(seeds), Grain.SYNC)
+    for grain in Grain.READS, Grain.ALL:
+        explore(plays[0], pct(seeds), grain)
 
 
 # -------------------------------------------------------------------- exceptions in the middle of it
@@ -577,19 +585,23 @@ class Sampled(Loop):
 
 @pytest.mark.parametrize(("scene", "claimable"), PLAYS)
 def test_an_exception_anywhere_in_the_protocol_leaves_nobody_waiting(
-    scene: Scene, protocol: Protocol, claimable: bool
+    scene: Scene, cores: list[Protocol], claimable: bool
 ) -> None:
     """On the home, a spare, the sampler: each step is run once all the same, and every LWP ends."""
-    with_faults(scene, protocol, claimable, range(1), 40)
+    for protocol, most in zip(cores, (40, 15), strict=False):
+        with_faults(scene, protocol, claimable, range(1), most)
 
 
 @pytest.mark.hunt
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("scene", "claimable"), PLAYS)
-def test_an_exception_at_each_access_leaves_nobody_waiting(scene: Scene, protocol: Protocol, claimable: bool) -> None:
+def test_an_exception_at_each_access_leaves_nobody_waiting(
+    scene: Scene, cores: list[Protocol], claimable: bool
+) -> None:
     """The hunt's share."""
     seed = random.randrange(1 << 30)
-    with_faults(scene, protocol, claimable, range(seed, seed + 10), 1000)
+    for protocol in cores:
+        with_faults(scene, protocol, claimable, range(seed, seed + 10), 1000)
 
 
 # -------------------------------------------------------------------- what has to be found

@@ -22,7 +22,7 @@ import enum
 import math
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NoReturn, Protocol
 
 import greenlet
@@ -212,6 +212,11 @@ class Machine:
     def check(self, condition: object, why: str) -> None:
         if not condition:
             self.fail(why)
+
+    @property
+    def ended(self) -> tuple[list[str], int, float]:
+        """What there is to compare, once it is over."""
+        return self.story, self.points, self.time
 
     # ---------------------------------------------------------------- switching
 
@@ -459,6 +464,37 @@ class Pct:
         return self._name
 
 
+def explore_alike(
+    plays: Sequence[Callable[[Machine], object]], strategies: Callable[[], Iterable[Strategy]], grain: Grain
+) -> int:
+    """Play a scene in several ways, once for each strategy: they have to tell the same story, switch by switch.
+
+    Args:
+        plays: the ways.
+        strategies: makes the strategies, anew for each way.
+        grain: where a thread can be interrupted.
+
+    Returns:
+        How many schedules that were.
+
+    Raises:
+        Failed: the scene has failed in one, with the way there; or two have told another story.
+    """
+    count = 0
+    for together in zip(*(strategies() for _ in plays), strict=True):
+        count += 1
+        first: Machine | None = None
+        for play, strategy in zip(plays, together, strict=True):
+            machine = _played(play, strategy, grain, None, count)
+            if first is not None and machine.ended != first.ended:
+                pairs = zip(first.story, machine.story, strict=False)
+                parts = next((n for n, (one, other) in enumerate(pairs) if one != other), -1)
+                told = "\n".join([*first.story[: parts + 1], "  or", *machine.story[parts : parts + 1]])
+                raise Failed(f"two stories, of {first.points} and {machine.points} points: {strategy}\n{told}")
+            first = machine
+    return count
+
+
 def explore(
     play: Callable[[Machine], object],
     strategies: Iterator[Strategy] | Exhaustive,
@@ -472,15 +508,22 @@ def explore(
     """
     count = 0
     for strategy in strategies:
-        machine = Machine(strategy, grain, fault)
         count += 1
-        try:
-            play(machine)
-        except Exception as exc:
-            story = "\n".join(machine.story[-60:])
-            where = f"in schedule {count}, {grain!r}, {strategy}, {fault}"
-            raise Failed(f"{exc!r}\n{where}\n{story}") from exc
+        _played(play, strategy, grain, fault, count)
     return count
+
+
+def _played(
+    play: Callable[[Machine], object], strategy: Strategy, grain: Grain, fault: Fault | None, count: int
+) -> Machine:
+    machine = Machine(strategy, grain, fault)
+    try:
+        play(machine)
+    except Exception as exc:
+        story = "\n".join(machine.story[-60:])
+        where = f"in schedule {count}, {grain!r}, {strategy}, {fault}"
+        raise Failed(f"{exc!r}\n{where}\n{story}") from exc
+    return machine
 
 
 def pct(seeds: range, depth: int = 3) -> Iterator[Pct]:

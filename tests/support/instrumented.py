@@ -34,6 +34,7 @@ MODULES = (
     "protocol.homes",
     "protocol.polling",
     "protocol.carrying",
+    "protocol.compiled_carrying",
     "protocol.excused",
     "protocol.borrowing",
     "protocol.ending",
@@ -112,9 +113,16 @@ def _shared(tree: ast.Module) -> set[str]:
 
 
 class Protocol:
-    """The protocol's modules, as they are or with a mutation."""
+    """The protocol's modules, as they are or with a mutation.
 
-    def __init__(self, mutation: Mutation | None = None) -> None:
+    Args:
+        mutation: what is wrong in them.
+        compiled: whether the hot moves are those of the compiled core, the very binary that is installed.
+    """
+
+    carrying_class: Any
+
+    def __init__(self, mutation: Mutation | None = None, *, compiled: bool = False) -> None:
         self._machine: Machine = None  # type: ignore[assignment]  # set by boot()
         self._modules: dict[str, Any] = {}
         sources = {name: _SOURCES.joinpath(*name.split(".")).with_suffix(".py").read_text() for name in MODULES}
@@ -130,6 +138,10 @@ class Protocol:
             setattr(self, name.partition(".")[2], module)
             if name == "protocol.lwp":
                 module.LWP.__hash__ = lambda lwp: sum(lwp.name.encode())  # sets of them have the same order each time
+
+        self.carrying_class = self.carrying.Carrying
+        if compiled:
+            self.carrying_class = self.compiled_carrying.compiled_carrying(lambda: self._machine.time)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(name)  # what is there was set by __init__()

@@ -73,7 +73,7 @@ class Loop:
         self.claimable = claimable
         self.carrying: Any = None  # made by the home
         self._made = functools.partial(
-            protocol.carrying.Carrying,
+            protocol.carrying_class,
             claimable=claimable,
             max_lwps=max_lwps,
             spare_lwps=spare_lwps,

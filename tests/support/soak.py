@@ -88,7 +88,7 @@ def held(steps: int) -> Held:
         objects=len(gc.get_objects()),
         descriptors=len(os.listdir("/proc/self/fd")),
         threads=len(os.listdir("/proc/self/task")),
-        sites=len(calls._sites),
+        sites=len(calls.sites),
         lwps=len(lwp.current),
         armed=len(trap._armory.codes),
         tools=tuple(sys.monitoring.get_tool(number) for number in range(6)),

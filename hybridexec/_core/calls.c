@@ -1,0 +1,416 @@
+/* The plain case of a declared call: one that is sure to block, in a step that nothing keeps, and that nobody listens to.
+ *
+ * These are callbacks of sys.monitoring (PEP 669).  The text is detector/calls.py, and Reactions.call and over
+ * (reactions/reactions.py): whatever is not plain is left to it, before anything has changed.
+ */
+#include "core.h"
+
+/* What this needs of the Python code beside it (calls_know). */
+static PyObject *current, *sites, *entries; /* protocol/lwp.current, calls._sites, the catalogue's */
+static PyObject *call_type, *declared, *own_region;
+static PyObject *never, *sure, *blocked, *running; /* Verdict, LwpState */
+static PyObject *kind_blocked, *kind_unblocked;    /* UpcallKind */
+static PyObject *wait_code, *enter_code;           /* of threading.Condition: their callers matter */
+static PyObject *slow_call, *slow_return, *failed, *reserve;
+
+static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
+static PyObject *reactions_name, *call_name, *outer_name, *plain_name, *began_name, *site_name, *code_name, *trap_name;
+static PyObject *is_plain_name, *tally_name, *threshold_name, *leave_name, *rejoin_name, *replenish_name, *spare_name;
+static PyObject *hold_again_name, *over_name, *interrupt_name, *slow_name, *reported_name;
+static PyObject *raised_is; /* ("raised",) */
+
+/* ---------------------------------------------------------------- what they have in common */
+
+/* The LWP of the calling thread; NULL if it is none, or without a step, or this package's own code runs. */
+static LwpFields *lwp_with_step(void)
+{
+    PyObject *ident = current == NULL ? NULL : PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    PyObject *lwp = ident == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(current, ident));
+    Py_XDECREF(ident);
+    if (lwp == NULL || !PyObject_TypeCheck(lwp, lwp_fields_type)) {
+        PyErr_Clear();
+        Py_XDECREF(lwp);
+        return NULL;
+    }
+    LwpFields *fields = (LwpFields *)lwp;
+    if (fields->handle != NULL && fields->handle != Py_None && fields->region == Py_None && fields->watch != NULL &&
+        fields->carrying != NULL && PyObject_TypeCheck(fields->carrying, record_fields_type))
+        return fields;
+    Py_DECREF(lwp);
+    return NULL;
+}
+
+/* A callback has failed: failing.py says what becomes of it. */
+static PyObject *fail(void)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *result = PyObject_CallOneArg(failed, raised);
+    Py_DECREF(raised);
+    return result;
+}
+
+static int is_attribute(PyObject *object, PyObject *name, PyObject *value)
+{
+    PyObject *found = PyObject_GetAttr(object, name);
+    Py_XDECREF(found); /* it is the object's, or one that lives as long as the process */
+    return found == NULL ? -1 : found == value;
+}
+
+static int is_true(PyObject *object)
+{
+    int is = object == NULL ? -1 : PyObject_IsTrue(object);
+    Py_XDECREF(object);
+    return is;
+}
+
+/* ---------------------------------------------------------------- a call begins */
+
+/* What is known of the site; NULL, maybe with an exception, if nothing is. */
+static PyObject *site_at(PyObject *code, PyObject *offset)
+{
+    PyObject *identity = PyLong_FromVoidPtr(code);
+    PyObject *key = identity == NULL ? NULL : PyTuple_Pack(2, identity, offset);
+    PyObject *site = key == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(sites, key));
+    Py_XDECREF(key);
+    Py_XDECREF(identity);
+    return site;
+}
+
+static PyObject *entry_of(PyObject *callable)
+{
+    PyObject *identity = PyLong_FromVoidPtr(callable);
+    PyObject *entry = identity == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(entries, identity));
+    Py_XDECREF(identity);
+    return entry;
+}
+
+/* What the catalogue says of a call; NULL, maybe with an exception, if that is for Python to say. */
+static PyObject *verdict_of(PyObject *site, PyObject *entry, PyObject *argument)
+{
+    if (is_attribute(entry, binds_name, Py_None) <= 0 || is_attribute(entry, calls_back_name, Py_False) <= 0)
+        return NULL;
+    PyObject *judge = PyObject_GetAttr(entry, will_block_name), *count = NULL, *verdict = NULL;
+    if (judge != NULL && (count = PyObject_GetAttr(site, count_name)) != NULL)
+        verdict = PyObject_Vectorcall(judge, (PyObject *[]){argument, count}, 2, NULL);
+    Py_XDECREF(count);
+    Py_XDECREF(judge);
+    return verdict;
+}
+
+/* Whether the step can leave without a word; -1 with an exception. */
+static int is_plain(PyObject *reactions, LwpFields *lwp)
+{
+    if (lwp->state != running)
+        return 0;
+    return is_true(PyObject_CallMethodOneArg(reactions, is_plain_name, (PyObject *)lwp));
+}
+
+static int replenish(RecordFields *record)
+{
+    PyObject *spares = PyObject_GetAttr((PyObject *)record, spare_name);
+    long wanted = spares == NULL ? -1 : PyLong_AsLong(spares);
+    Py_XDECREF(spares);
+    if (PyErr_Occurred() != NULL)
+        return -1;
+    if (PyList_GET_SIZE(record->parked) + PyList_GET_SIZE(record->pollers) >= wanted)
+        return 0;
+    PyObject *done = PyObject_CallMethodNoArgs((PyObject *)record, replenish_name);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+static int count_upcall(PyObject *reactions, PyObject *kind, double lasted)
+{
+    PyObject *tally = PyObject_GetAttr(reactions, tally_name);
+    int done = tally == NULL || !is_tally(tally) ? -1 : tally_count(tally, kind);
+    if (done == 0 && lasted >= 0)
+        tally_add(tally, lasted);
+    Py_XDECREF(tally);
+    if (done < 0 && PyErr_Occurred() == NULL)
+        PyErr_SetString(PyExc_TypeError, "Reactions.tally is to be a Tally");
+    return done;
+}
+
+/* As Reactions._leave: the call is LWP.watch.call by now. */
+static int leave(PyObject *reactions, LwpFields *lwp, PyObject *call)
+{
+    PyObject *done = PyObject_CallNoArgs(reserve);
+    if (done == NULL)
+        return -1;
+    Py_DECREF(done);
+    if (PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
+        count_upcall(reactions, kind_blocked, -1.0) < 0)
+        return -1;
+    int left = is_true(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
+    return left <= 0 ? left : replenish((RecordFields *)lwp->carrying);
+}
+
+/* As Reactions.call. */
+static int begin(PyObject *reactions, LwpFields *lwp, PyObject *site, PyObject *entry, PyObject *argument)
+{
+    PyObject *watch = lwp->watch, *name = PyObject_GetAttr(entry, name_name), *outer = NULL, *call = NULL;
+    if (name != NULL)
+        call = PyObject_Vectorcall(call_type, (PyObject *[]){site, name, argument, declared}, 4, NULL);
+    Py_XDECREF(name);
+    if (call == NULL || (outer = PyObject_GetAttr(watch, call_name)) == NULL ||
+        PyObject_SetAttr(call, outer_name, outer) < 0 || PyObject_SetAttr(watch, call_name, call) < 0) {
+        Py_XDECREF(outer);
+        Py_XDECREF(call);
+        return -1;
+    }
+    int done = leave(reactions, lwp, call);
+    if (done < 0) {
+        PyObject *raised = PyErr_GetRaisedException();
+        PyObject *held = PyObject_SetAttr(watch, call_name, outer) < 0
+                             ? NULL
+                             : PyObject_CallMethodOneArg(lwp->carrying, hold_again_name, (PyObject *)lwp);
+        Py_XDECREF(held);
+        if (held != NULL)
+            PyErr_SetRaisedException(raised);
+        else
+            Py_DECREF(raised);
+    } else if (lwp->interrupt != Py_None) { /* it is not made */
+        PyObject *over = PyObject_GetAttr(reactions, over_name), *result = NULL;
+        if (over != NULL)
+            result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, call, Py_False}, 2, raised_is);
+        Py_XDECREF(over);
+        Py_XDECREF(result);
+        done = result == NULL ? -1 : 0;
+    }
+    Py_DECREF(outer);
+    Py_DECREF(call);
+    return done;
+}
+
+/* Whether it was a plain call, which has begun; -1 with an exception. */
+static int begin_if_plain(LwpFields *lwp, PyObject *code, PyObject *offset, PyObject *callable, PyObject *argument)
+{
+    if (code == wait_code || code == enter_code)
+        return 0;
+    int is = -1;
+    PyObject *site = site_at(code, offset), *entry = site == NULL ? NULL : entry_of(callable);
+    PyObject *verdict = entry == NULL ? NULL : verdict_of(site, entry, argument);
+    if (verdict == NULL) {
+        if (PyErr_Occurred() == NULL || PyErr_ExceptionMatches(PyExc_Exception)) {
+            PyErr_Clear(); /* it comes again */
+            is = 0;
+        }
+    } else if (verdict == never)
+        is = 1;
+    else if (verdict != sure)
+        is = 0;
+    else {
+        PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name);
+        is = reactions == NULL ? -1 : is_plain(reactions, lwp);
+        if (is > 0 && begin(reactions, lwp, site, entry, argument) < 0)
+            is = -1;
+        Py_XDECREF(reactions);
+    }
+    Py_XDECREF(verdict);
+    Py_XDECREF(entry);
+    Py_XDECREF(site);
+    return is;
+}
+
+/* Whether the mutex is the calling thread's: a finalizer, or a signal handler, in the middle of the protocol. */
+static int is_inside(LwpFields *lwp)
+{
+    PyObject *mutex = ((RecordFields *)lwp->carrying)->mutex;
+    return mutex == NULL ? 1 : is_true(PyObject_CallMethodNoArgs(mutex, is_owned_name));
+}
+
+/* CALL: a call is about to begin. */
+static PyObject *on_call(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    LwpFields *lwp = count == 4 ? lwp_with_step() : NULL;
+    if (lwp == NULL)
+        return PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
+    lwp->callbacks++;
+    PyObject *result = NULL;
+    int inside = is_inside(lwp), begun = inside != 0 ? -inside : begin_if_plain(lwp, args[0], args[1], args[2], args[3]);
+    if (inside > 0 || begun == 0)
+        result = PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
+    else
+        result = begun > 0 ? Py_NewRef(Py_None) : fail();
+    lwp->callbacks--;
+    Py_DECREF(lwp);
+    return result;
+}
+
+/* ---------------------------------------------------------------- a call is over */
+
+/* Whether a call is one that has begun here, and is the one that is over; -1 with an exception. */
+static int is_over_here(LwpFields *lwp, PyObject *call, PyObject *code, PyObject *offset)
+{
+    if (!Py_IS_TYPE(call, (PyTypeObject *)call_type) || is_attribute(call, plain_name, Py_True) <= 0 ||
+        is_attribute(call, code_name, code) <= 0 || is_attribute(lwp->watch, trap_name, Py_None) <= 0)
+        return PyErr_Occurred() != NULL ? -1 : 0;
+    PyObject *site = PyObject_GetAttr(call, site_name);
+    PyObject *where = site == NULL ? NULL : PyObject_GetAttr(site, offset_name);
+    int is = where == NULL ? -1 : PyObject_RichCompareBool(where, offset, Py_EQ);
+    Py_XDECREF(where);
+    Py_XDECREF(site);
+    return is;
+}
+
+static double number_of(PyObject *object, PyObject *name)
+{
+    PyObject *number = PyObject_GetAttr(object, name);
+    double value = number == NULL ? -1.0 : PyFloat_AsDouble(number);
+    Py_XDECREF(number);
+    return value;
+}
+
+static int note_speed(PyObject *call, bool slow)
+{
+    PyObject *site = PyObject_GetAttr(call, site_name);
+    int done = site == NULL ? -1 : PyObject_SetAttr(site, slow_name, slow ? Py_True : Py_False);
+    Py_XDECREF(site);
+    return done;
+}
+
+/* As Reactions.resume; with the region that no call in it is the step's. */
+static int resume(PyObject *reactions, LwpFields *lwp, PyObject *call)
+{
+    double began = number_of(call, began_name), threshold = number_of(reactions, threshold_name);
+    double lasted = now() - began; /* what follows is waiting for its turn */
+    if (PyErr_Occurred() != NULL || count_upcall(reactions, kind_unblocked, lasted) < 0)
+        return -1;
+    PyObject *lost = PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp);
+    Py_XDECREF(lost);
+    return lost == NULL ? -1 : note_speed(call, lasted >= threshold);
+}
+
+/* As Reactions.over. */
+static int end(LwpFields *lwp, PyObject *call)
+{
+    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name), *outer = NULL, *done = NULL;
+    int result = -1;
+    if (reactions != NULL && (outer = PyObject_GetAttr(call, outer_name)) != NULL &&
+        PyObject_SetAttr(lwp->watch, call_name, outer) == 0) {
+        Py_XSETREF(lwp->region, Py_NewRef(own_region));
+        result = resume(reactions, lwp, call);
+        if (result < 0) {
+            PyObject *raised = PyErr_GetRaisedException();
+            done = PyObject_CallMethodOneArg(lwp->carrying, hold_again_name, (PyObject *)lwp);
+            if (done != NULL)
+                PyErr_SetRaisedException(raised);
+            else
+                Py_DECREF(raised);
+            Py_XDECREF(done);
+        }
+        Py_XSETREF(lwp->region, Py_NewRef(Py_None));
+        if (result == 0 && lwp->interrupt != Py_None) {
+            done = PyObject_CallMethodOneArg(reactions, interrupt_name, (PyObject *)lwp);
+            result = done == NULL ? -1 : 0;
+            Py_XDECREF(done);
+        }
+    }
+    Py_XDECREF(outer);
+    Py_XDECREF(reactions);
+    return result;
+}
+
+/* C_RETURN: a C call is over. */
+static PyObject *on_return(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
+{
+    LwpFields *lwp = count == 4 ? lwp_with_step() : NULL;
+    if (lwp == NULL)
+        return PyObject_Vectorcall(slow_return, args, (size_t)count, NULL);
+    lwp->callbacks++;
+    PyObject *call = PyObject_GetAttr(lwp->watch, call_name), *result = NULL;
+    int over = call == NULL ? -1 : call == Py_None ? 1 : is_over_here(lwp, call, args[0], args[1]);
+    if (over == 0)
+        result = PyObject_Vectorcall(slow_return, args, (size_t)count, NULL);
+    else if (over < 0 || (call != Py_None && end(lwp, call) < 0))
+        result = fail();
+    else
+        result = Py_NewRef(Py_None);
+    Py_XDECREF(call);
+    lwp->callbacks--;
+    Py_DECREF(lwp);
+    return result;
+}
+
+/* ---------------------------------------------------------------- for Python */
+
+/* calls_know(objects): a dictionary of what the names above mean. */
+static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
+{
+    const struct {
+        PyObject **place;
+        const char *name;
+    } needed[] = {
+        {&current, "current"},
+        {&sites, "sites"},
+        {&entries, "entries"},
+        {&call_type, "call_type"},
+        {&declared, "declared"},
+        {&own_region, "own_region"},
+        {&never, "never"},
+        {&sure, "sure"},
+        {&blocked, "blocked"},
+        {&running, "running"},
+        {&kind_blocked, "kind_blocked"},
+        {&kind_unblocked, "kind_unblocked"},
+        {&wait_code, "wait_code"},
+        {&enter_code, "enter_code"},
+        {&slow_call, "on_call"},
+        {&slow_return, "on_return"},
+        {&failed, "failed"},
+        {&reserve, "reserve"},
+    };
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
+        PyObject *value = PyMapping_GetItemString(known, needed[i].name);
+        if (value == NULL)
+            return NULL;
+        Py_XSETREF(*needed[i].place, value);
+    }
+    if (!PyDict_Check(current) || !PyDict_Check(sites) || !PyDict_Check(entries) || !PyType_Check(call_type))
+        return PyErr_Format(PyExc_TypeError, "current, sites and entries are dictionaries, call_type is a type");
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef functions[] = {
+    {"calls_know", calls_know, METH_O, "Make objects of the Python code known."},
+    {"on_call", (PyCFunction)(void (*)(void))on_call, METH_FASTCALL, "CALL: a call is about to begin."},
+    {"on_return", (PyCFunction)(void (*)(void))on_return, METH_FASTCALL, "C_RETURN: a C call is over."},
+    {NULL, NULL, 0, NULL},
+};
+
+int calls_exec(PyObject *module)
+{
+    static const Name names[] = {
+        {&is_owned_name, "_is_owned"},
+        {&binds_name, "binds"},
+        {&calls_back_name, "calls_back"},
+        {&will_block_name, "will_block"},
+        {&name_name, "name"},
+        {&count_name, "count"},
+        {&offset_name, "offset"},
+        {&reactions_name, "reactions"},
+        {&call_name, "call"},
+        {&outer_name, "outer"},
+        {&plain_name, "is_plain"},
+        {&began_name, "began"},
+        {&site_name, "site"},
+        {&code_name, "code"},
+        {&trap_name, "trap"},
+        {&is_plain_name, "leaves_plainly"},
+        {&tally_name, "tally"},
+        {&threshold_name, "threshold"},
+        {&leave_name, "leave"},
+        {&rejoin_name, "rejoin"},
+        {&replenish_name, "replenish"},
+        {&spare_name, "spare_lwps"},
+        {&hold_again_name, "hold_again"},
+        {&over_name, "over"},
+        {&interrupt_name, "interrupt"},
+        {&slow_name, "slow"},
+        {&reported_name, "reported"},
+        {NULL, NULL},
+    };
+    if (intern(names) < 0 || (raised_is = Py_BuildValue("(s)", "raised")) == NULL)
+        return -1;
+    return PyModule_AddFunctions(module, functions);
+}
