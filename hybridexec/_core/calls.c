@@ -16,7 +16,7 @@ static PyObject *slow_call, *slow_return, *failed, *reserve;
 static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
 static PyObject *reactions_name, *call_name, *outer_name, *plain_name, *began_name, *site_name, *code_name, *trap_name;
 static PyObject *is_plain_name, *tally_name, *threshold_name, *leave_name, *rejoin_name, *replenish_name, *spare_name;
-static PyObject *hold_again_name, *over_name, *interrupt_name, *slow_name, *reported_name;
+static PyObject *mode_name, *handoff, *hold_again_name, *over_name, *interrupt_name, *slow_name, *reported_name;
 static PyObject *raised_is; /* ("raised",) */
 
 /* ---------------------------------------------------------------- what they have in common */
@@ -112,7 +112,10 @@ static int replenish(RecordFields *record)
     Py_XDECREF(spares);
     if (PyErr_Occurred() != NULL)
         return -1;
-    if (PyList_GET_SIZE(record->parked) + PyList_GET_SIZE(record->pollers) >= wanted)
+    Py_ssize_t parked = PyObject_Size(record->parked), polling = PyObject_Size(record->pollers);
+    if (parked < 0 || polling < 0)
+        return -1;
+    if (parked + polling >= wanted)
         return 0;
     PyObject *done = PyObject_CallMethodNoArgs((PyObject *)record, replenish_name);
     Py_XDECREF(done);
@@ -227,8 +230,10 @@ static PyObject *on_call(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
         return PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
     lwp->callbacks++;
     PyObject *result = NULL;
-    int inside = is_inside(lwp), begun = inside != 0 ? -inside : begin_if_plain(lwp, args[0], args[1], args[2], args[3]);
-    if (inside > 0 || begun == 0)
+    int inside = is_inside(lwp), begun = inside < 0 ? -1 : 0;
+    if (inside == 0)
+        begun = begin_if_plain(lwp, args[0], args[1], args[2], args[3]);
+    if (begun == 0)
         result = PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
     else
         result = begun > 0 ? Py_NewRef(Py_None) : fail();
@@ -245,6 +250,13 @@ static int is_over_here(LwpFields *lwp, PyObject *call, PyObject *code, PyObject
     if (!Py_IS_TYPE(call, (PyTypeObject *)call_type) || is_attribute(call, plain_name, Py_True) <= 0 ||
         is_attribute(call, code_name, code) <= 0 || is_attribute(lwp->watch, trap_name, Py_None) <= 0)
         return PyErr_Occurred() != NULL ? -1 : 0;
+    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name);
+    PyObject *mode = reactions == NULL ? NULL : PyObject_GetAttr(reactions, mode_name);
+    int hands_off = mode == NULL ? -1 : PyObject_RichCompareBool(mode, handoff, Py_EQ); /* a run in another may follow */
+    Py_XDECREF(mode);
+    Py_XDECREF(reactions);
+    if (hands_off <= 0)
+        return hands_off;
     PyObject *site = PyObject_GetAttr(call, site_name);
     PyObject *where = site == NULL ? NULL : PyObject_GetAttr(site, offset_name);
     int is = where == NULL ? -1 : PyObject_RichCompareBool(where, offset, Py_EQ);
@@ -403,6 +415,8 @@ int calls_exec(PyObject *module)
         {&rejoin_name, "rejoin"},
         {&replenish_name, "replenish"},
         {&spare_name, "spare_lwps"},
+        {&mode_name, "mode"},
+        {&handoff, "handoff"},
         {&hold_again_name, "hold_again"},
         {&over_name, "over"},
         {&interrupt_name, "interrupt"},

@@ -15,7 +15,7 @@ typedef struct Moves Moves;
 
 /* How the mutex is taken, and what time it is. */
 typedef struct {
-    int (*lock)(RecordFields *record);
+    int (*lock)(RecordFields *record, PyObject *mutex);
     double (*now)(Moves *moves);
 } World;
 
@@ -31,7 +31,7 @@ struct Moves {
 };
 
 static PyTypeObject *moves_type;
-static PyObject *acquire_name, *release_name, *wait_for_name, *append_name, *appendleft_name, *pop_name, *when_name;
+static PyObject *acquire_name, *release_name, *is_owned_name, *wait_for_name, *append_name, *appendleft_name, *pop_name, *when_name;
 static PyObject *host_name, *luggage_name, *attach_name, *detach_name, *pool_name, *prepared_name, *prepare_name;
 static PyObject *split_batch_name, *stay_name, *repair_name, *grant_name, *successor_name, *send_name, *launched_name;
 static PyObject *wake_name, *wait_name, *heed_name, *max_lwps_name;
@@ -41,15 +41,24 @@ static PyObject *with_step; /* ("with_step",) */
 
 /* Without waiting, as a rule.  A wait is Python's: a signal handler that comes then finds a frame of this package, by
  * which what it raises is put off (signals/shield.py). */
-static int lock_of_system(RecordFields *record)
+static int lock_of_system(RecordFields *record, PyObject *mutex)
 {
-    PyObject *taken = PyObject_CallMethodOneArg(record->mutex, acquire_name, Py_False);
-    if (taken == Py_False) {
-        Py_DECREF(taken);
-        taken = PyObject_CallMethodNoArgs((PyObject *)record, wait_for_name);
-    }
+    PyObject *taken = PyObject_CallMethodOneArg(mutex, acquire_name, Py_False);
+    bool waits = taken == Py_False, failed = taken == NULL;
     Py_XDECREF(taken);
-    return taken == NULL ? -1 : 0;
+    if (!waits)
+        return failed ? -1 : 0;
+    PyObject *done = PyObject_CallMethodOneArg((PyObject *)record, wait_for_name, mutex);
+    if (done != NULL) {
+        Py_DECREF(done);
+        return 0;
+    }
+    PyObject *raised = PyErr_GetRaisedException(), *owned = PyObject_CallMethodNoArgs(mutex, is_owned_name);
+    if (owned != NULL && PyObject_IsTrue(owned) > 0) /* it has been raised on the way back, by a tracer */
+        Py_XDECREF(PyObject_CallMethodNoArgs(mutex, release_name));
+    Py_XDECREF(owned);
+    PyErr_SetRaisedException(raised); /* instead of any other */
+    return -1;
 }
 
 static double now_of_system(Moves *Py_UNUSED(moves))
@@ -57,11 +66,13 @@ static double now_of_system(Moves *Py_UNUSED(moves))
     return now();
 }
 
-static int lock_of_explorer(RecordFields *record)
+static int lock_of_explorer(RecordFields *Py_UNUSED(record), PyObject *mutex)
 {
-    PyObject *taken = PyObject_CallMethodNoArgs(record->mutex, acquire_name);
-    Py_XDECREF(taken);
-    return taken == NULL ? -1 : 0;
+    PyObject *taken = PyObject_CallMethodNoArgs(mutex, acquire_name);
+    if (taken == NULL)
+        return -1;
+    Py_DECREF(taken);
+    return 0;
 }
 
 static double now_of_explorer(Moves *moves)
@@ -94,9 +105,23 @@ static int call_quietly(PyObject *object, PyObject *name, PyObject *first, PyObj
     return result == NULL ? -1 : 0;
 }
 
-static int unlock(RecordFields *record)
+/* The mutex of the record, taken; NULL with an exception.  A fork in the middle of a move replaces that of the child. */
+static PyObject *lock(Moves *moves, RecordFields *record)
 {
-    return call_quietly(record->mutex, release_name, NULL, NULL);
+    PyObject *mutex = Py_XNewRef(record->mutex);
+    if (mutex == NULL)
+        PyErr_SetString(PyExc_AttributeError, "the record's mutex was deleted");
+    else if (moves->world->lock(record, mutex) < 0)
+        Py_CLEAR(mutex);
+    return mutex;
+}
+
+/* Takes the reference. */
+static int unlock(PyObject *mutex)
+{
+    int done = call_quietly(mutex, release_name, NULL, NULL);
+    Py_DECREF(mutex);
+    return done;
 }
 
 static LwpFields *lwp_of(PyObject *object)
@@ -174,11 +199,12 @@ static int is_late_return(Moves *moves, RecordFields *record, double time)
 
 static double next_deadline(RecordFields *record)
 {
-    if (record->timers != NULL && Py_IS_TYPE(record->timers, timers_type))
+    if (Py_IS_TYPE(record->timers, timers_type))
         return timers_first((Timers *)record->timers);
-    PyObject *first = record->timers == NULL ? NULL : PySequence_GetItem(record->timers, 0);
+    PyObject *first = PySequence_GetItem(record->timers, 0);
     if (first == NULL) {
-        PyErr_Clear();
+        if (PyErr_ExceptionMatches(PyExc_IndexError))
+            PyErr_Clear();
         return INFINITY;
     }
     PyObject *when = PyObject_GetAttr(first, when_name);
@@ -512,10 +538,11 @@ static PyObject *leave_locked(Moves *moves, RecordFields *record, LwpFields *lwp
 /* Whether the loop was left; -1 with an exception. */
 static int do_leave(Moves *moves, RecordFields *record, LwpFields *lwp, PyObject *state, PyObject *still)
 {
-    if (moves->world->lock(record) < 0)
+    PyObject *mutex = lock(moves, record);
+    if (mutex == NULL)
         return -1;
     PyObject *successor = leave_locked(moves, record, lwp, state, still);
-    if (unlock(record) < 0 || successor == NULL) {
+    if (unlock(mutex) < 0 || successor == NULL) {
         Py_XDECREF(successor);
         return PyErr_Occurred() != NULL ? -1 : 0;
     }
@@ -587,11 +614,12 @@ static int wait_in(PyObject *queue, RecordFields *record, LwpFields *lwp)
 /* Whether the LWP had lost the loop; -1 with an exception. */
 static int do_rejoin(Moves *moves, RecordFields *record, LwpFields *lwp)
 {
-    if (moves->world->lock(record) < 0)
+    PyObject *mutex = lock(moves, record);
+    if (mutex == NULL)
         return -1;
     PyObject *successor = NULL, *queue = NULL;
     Rejoined rejoined = rejoin_locked(moves, record, lwp, &successor, &queue);
-    if (unlock(record) < 0)
+    if (unlock(mutex) < 0)
         rejoined = FAILED;
     if (rejoined == QUEUED && (send_to(record, successor) < 0 || wait_in(queue, record, lwp) < 0))
         rejoined = FAILED;
@@ -603,10 +631,16 @@ static int do_rejoin(Moves *moves, RecordFields *record, LwpFields *lwp)
 
 static bool are_ours(PyObject *const *args, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most)
 {
-    if (count >= least && count <= most && PyObject_TypeCheck(args[0], record_fields_type) &&
-        PyObject_TypeCheck(args[1], lwp_fields_type))
+    if (count < least || count > most || !PyObject_TypeCheck(args[0], record_fields_type) ||
+        !PyObject_TypeCheck(args[1], lwp_fields_type)) {
+        PyErr_SetString(PyExc_TypeError, "a record and an LWP are expected");
+        return false;
+    }
+    RecordFields *record = (RecordFields *)args[0];
+    if (record->pollers != NULL && PyList_Check(record->pollers) && record->parked != NULL &&
+        PyList_Check(record->parked) && record->detached != NULL && PySet_Check(record->detached))
         return true;
-    PyErr_SetString(PyExc_TypeError, "a record and an LWP are expected");
+    PyErr_SetString(PyExc_TypeError, "Record.pollers and parked are lists, detached is a set");
     return false;
 }
 
@@ -733,7 +767,8 @@ int moves_exec(PyObject *module)
     static const Name names[] = {
         {&acquire_name, "acquire"},
         {&release_name, "release"},
-        {&wait_for_name, "_wait_for_mutex"},
+        {&is_owned_name, "_is_owned"},
+        {&wait_for_name, "_wait_for"},
         {&append_name, "append"},
         {&appendleft_name, "appendleft"},
         {&pop_name, "pop"},

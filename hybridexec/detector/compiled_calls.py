@@ -13,6 +13,9 @@ from .catalogue import Verdict, catalogue
 from .failing import failed
 from .stack import FRAMES, reserve
 
+CALLS = 4
+"""So many calls of Python functions lie between the program's and ``reserve``, where the core does not make them."""
+
 if compiled is None:
     on_call, on_return = calls.on_call, calls.on_return
 else:
@@ -35,7 +38,7 @@ else:
             "on_call": calls.on_call,
             "on_return": calls.on_return,
             "failed": failed,
-            "reserve": functools.partial(reserve, FRAMES),
+            "reserve": functools.partial(reserve, FRAMES + CALLS),
         }
     )
     on_call, on_return = compiled.on_call, compiled.on_return

@@ -55,7 +55,7 @@ class CompiledTurns(Turns):
         poll = None if self._affinity.nested else self._loop._poll  # with none, or one that is not compiled: one turn
         away = self._following.conversations.away
         over = False
-        while not over and not self._careful():
+        while not over and not self._needs_python():
             begun, raised = True, False
             try:
                 over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look, away)
@@ -83,8 +83,8 @@ class CompiledTurns(Turns):
         lwp.handle = None
         return True
 
-    def _careful(self) -> bool:
-        # The core defers a step whose context is entered, as Turns._may_run does.
+    def _needs_python(self) -> bool:
+        """Whether each step has to be looked at before it is run, for more than that its context may be entered."""
         return (
             bool(self._following.conversations.away)
             or bool(self._affinity.bound)

@@ -12,6 +12,7 @@ import collections
 import enum
 import math
 from collections.abc import Callable
+from typing import Any
 
 from .._core.fields import RecordFields
 from ..platform.clock import monotonic
@@ -131,9 +132,10 @@ class Record(RecordFields):
         """Whether nobody holds a loop that runs or drains."""
         return self.state is LoopState.FREE or self.state is LoopState.DRAINING
 
-    def _wait_for_mutex(self) -> None:
+    @staticmethod
+    def _wait_for(mutex: Any) -> None:
         """The compiled core has not got it at once: a signal handler that comes while it waits finds this frame."""
-        self.mutex.acquire()
+        mutex.acquire()
 
     # ---------------------------------------------------------------- the loop is taken
 

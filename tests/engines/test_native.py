@@ -280,8 +280,14 @@ def test_what_is_written_after_a_block_is_sent_by_one_call() -> None:
     hybridexec.run(main(), engine="native")
 
 
-def test_a_step_whose_context_is_entered_waits_for_the_one_that_blocks_in_it() -> None:
-    """The compiled turns defer it; they run all others meanwhile, in their order."""
+@pytest.mark.parametrize("turns", ["compiled", "debug", "replaced"])
+def test_a_step_whose_context_is_entered_waits_for_the_one_that_blocks_in_it(
+    turns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the batch defers it; all others run meanwhile, in their order."""
+    if turns == "replaced":
+        run = asyncio.Handle._run
+        monkeypatch.setattr(asyncio.Handle, "_run", lambda self: run(self))
     order: list[str] = []
 
     async def main() -> None:
@@ -307,7 +313,7 @@ def test_a_step_whose_context_is_entered_waits_for_the_one_that_blocks_in_it() -
         loop.call_soon(functools.partial(loop.call_later, 0, done.set_result, None), context=context)
         await done
 
-    hybridexec.run(main(), engine="native")
+    hybridexec.run(main(), engine="native", debug=turns == "debug")
     assert order == ["blocks", "other", "has returned", "deferred", "deferred, too"]
 
 
