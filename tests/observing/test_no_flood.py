@@ -37,7 +37,7 @@ def test_an_executor_with_more_jobs_than_threads_writes_a_few_lines(
         for future in futures:
             future.result()
     lines = [line for text in caplog.messages for line in text.splitlines()]
-    assert len(lines) <= 5, lines
+    assert len(lines) <= 10, lines  # some jobs have returned by the time they are listed, and are elsewhere
 
 
 def test_an_executor_whose_jobs_are_deadlocked_is_told_of_and_grouped(caplog: pytest.LogCaptureFixture) -> None:
