@@ -6,7 +6,7 @@
 #include "core.h"
 
 /* What this needs of the Python code beside it (calls_know). */
-static PyObject *current, *sites, *entries; /* protocol/lwp.current, calls._sites, the catalogue's */
+static PyObject *current, *sites, *entries; /* protocol/lwp.current, calls.sites, the catalogue's */
 static PyObject *call_type, *declared, *own_region;
 static PyObject *never, *sure, *blocked, *running; /* Verdict, LwpState */
 static PyObject *kind_blocked, *kind_unblocked;    /* UpcallKind */
@@ -40,6 +40,14 @@ static LwpFields *lwp_with_step(void)
     return NULL;
 }
 
+/* An exception goes up into the step, which must not run without the loop. */
+static void hold_again(LwpFields *lwp)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    drop(PyObject_CallMethodOneArg(lwp->carrying, hold_again_name, (PyObject *)lwp));
+    raise_again(raised);
+}
+
 /* A callback has failed: failing.py says what becomes of it. */
 static PyObject *fail(void)
 {
@@ -54,13 +62,6 @@ static int is_attribute(PyObject *object, PyObject *name, PyObject *value)
     PyObject *found = PyObject_GetAttr(object, name);
     Py_XDECREF(found); /* it is the object's, or one that lives as long as the process */
     return found == NULL ? -1 : found == value;
-}
-
-static int is_true(PyObject *object)
-{
-    int is = object == NULL ? -1 : PyObject_IsTrue(object);
-    Py_XDECREF(object);
-    return is;
 }
 
 /* ---------------------------------------------------------------- a call begins */
@@ -97,12 +98,20 @@ static PyObject *verdict_of(PyObject *site, PyObject *entry, PyObject *argument)
     return verdict;
 }
 
+/* Whether the mutex is the calling thread's: a finalizer, or a signal handler, in the middle of the protocol. */
+static int is_inside(LwpFields *lwp)
+{
+    PyObject *mutex = ((RecordFields *)lwp->carrying)->mutex;
+    return mutex == NULL ? 1 : truth(PyObject_CallMethodNoArgs(mutex, is_owned_name));
+}
+
 /* Whether the step can leave without a word; -1 with an exception. */
 static int is_plain(PyObject *reactions, LwpFields *lwp)
 {
     if (lwp->state != running)
         return 0;
-    return is_true(PyObject_CallMethodOneArg(reactions, is_plain_name, (PyObject *)lwp));
+    int inside = is_inside(lwp);
+    return inside != 0 ? (inside < 0 ? -1 : 0) : truth(PyObject_CallMethodOneArg(reactions, is_plain_name, (PyObject *)lwp));
 }
 
 static int replenish(RecordFields *record)
@@ -117,9 +126,7 @@ static int replenish(RecordFields *record)
         return -1;
     if (parked + polling >= wanted)
         return 0;
-    PyObject *done = PyObject_CallMethodNoArgs((PyObject *)record, replenish_name);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return drop(PyObject_CallMethodNoArgs((PyObject *)record, replenish_name));
 }
 
 static int count_upcall(PyObject *reactions, PyObject *kind, double lasted)
@@ -137,14 +144,10 @@ static int count_upcall(PyObject *reactions, PyObject *kind, double lasted)
 /* As Reactions._leave: the call is LWP.watch.call by now. */
 static int leave(PyObject *reactions, LwpFields *lwp, PyObject *call)
 {
-    PyObject *done = PyObject_CallNoArgs(reserve);
-    if (done == NULL)
-        return -1;
-    Py_DECREF(done);
-    if (PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
+    if (drop(PyObject_CallNoArgs(reserve)) < 0 || PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
         count_upcall(reactions, kind_blocked, -1.0) < 0)
         return -1;
-    int left = is_true(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
+    int left = truth(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
     return left <= 0 ? left : replenish((RecordFields *)lwp->carrying);
 }
 
@@ -164,21 +167,15 @@ static int begin(PyObject *reactions, LwpFields *lwp, PyObject *site, PyObject *
     int done = leave(reactions, lwp, call);
     if (done < 0) {
         PyObject *raised = PyErr_GetRaisedException();
-        PyObject *held = PyObject_SetAttr(watch, call_name, outer) < 0
-                             ? NULL
-                             : PyObject_CallMethodOneArg(lwp->carrying, hold_again_name, (PyObject *)lwp);
-        Py_XDECREF(held);
-        if (held != NULL)
-            PyErr_SetRaisedException(raised);
-        else
-            Py_DECREF(raised);
+        PyObject_SetAttr(watch, call_name, outer);
+        raise_again(raised);
+        hold_again(lwp);
     } else if (lwp->interrupt != Py_None) { /* it is not made */
         PyObject *over = PyObject_GetAttr(reactions, over_name), *result = NULL;
         if (over != NULL)
             result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, call, Py_False}, 2, raised_is);
         Py_XDECREF(over);
-        Py_XDECREF(result);
-        done = result == NULL ? -1 : 0;
+        done = drop(result);
     }
     Py_DECREF(outer);
     Py_DECREF(call);
@@ -215,13 +212,6 @@ static int begin_if_plain(LwpFields *lwp, PyObject *code, PyObject *offset, PyOb
     return is;
 }
 
-/* Whether the mutex is the calling thread's: a finalizer, or a signal handler, in the middle of the protocol. */
-static int is_inside(LwpFields *lwp)
-{
-    PyObject *mutex = ((RecordFields *)lwp->carrying)->mutex;
-    return mutex == NULL ? 1 : is_true(PyObject_CallMethodNoArgs(mutex, is_owned_name));
-}
-
 /* CALL: a call is about to begin. */
 static PyObject *on_call(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
@@ -229,10 +219,8 @@ static PyObject *on_call(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     if (lwp == NULL)
         return PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
     lwp->callbacks++;
-    PyObject *result = NULL;
-    int inside = is_inside(lwp), begun = inside < 0 ? -1 : 0;
-    if (inside == 0)
-        begun = begin_if_plain(lwp, args[0], args[1], args[2], args[3]);
+    PyObject *result;
+    int begun = begin_if_plain(lwp, args[0], args[1], args[2], args[3]);
     if (begun == 0)
         result = PyObject_Vectorcall(slow_call, args, (size_t)count, NULL);
     else
@@ -288,35 +276,25 @@ static int resume(PyObject *reactions, LwpFields *lwp, PyObject *call)
     double lasted = now() - began; /* what follows is waiting for its turn */
     if (PyErr_Occurred() != NULL || count_upcall(reactions, kind_unblocked, lasted) < 0)
         return -1;
-    PyObject *lost = PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp);
-    Py_XDECREF(lost);
-    return lost == NULL ? -1 : note_speed(call, lasted >= threshold);
+    if (drop(PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp)) < 0)
+        return -1;
+    return note_speed(call, lasted >= threshold);
 }
 
 /* As Reactions.over. */
 static int end(LwpFields *lwp, PyObject *call)
 {
-    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name), *outer = NULL, *done = NULL;
+    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name), *outer = NULL;
     int result = -1;
     if (reactions != NULL && (outer = PyObject_GetAttr(call, outer_name)) != NULL &&
         PyObject_SetAttr(lwp->watch, call_name, outer) == 0) {
         Py_XSETREF(lwp->region, Py_NewRef(own_region));
         result = resume(reactions, lwp, call);
-        if (result < 0) {
-            PyObject *raised = PyErr_GetRaisedException();
-            done = PyObject_CallMethodOneArg(lwp->carrying, hold_again_name, (PyObject *)lwp);
-            if (done != NULL)
-                PyErr_SetRaisedException(raised);
-            else
-                Py_DECREF(raised);
-            Py_XDECREF(done);
-        }
+        if (result < 0)
+            hold_again(lwp);
         Py_XSETREF(lwp->region, Py_NewRef(Py_None));
-        if (result == 0 && lwp->interrupt != Py_None) {
-            done = PyObject_CallMethodOneArg(reactions, interrupt_name, (PyObject *)lwp);
-            result = done == NULL ? -1 : 0;
-            Py_XDECREF(done);
-        }
+        if (result == 0 && lwp->interrupt != Py_None)
+            result = drop(PyObject_CallMethodOneArg(reactions, interrupt_name, (PyObject *)lwp));
     }
     Py_XDECREF(outer);
     Py_XDECREF(reactions);

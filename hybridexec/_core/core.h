@@ -191,15 +191,17 @@ extern PyTypeObject *lwp_fields_type, *record_fields_type;
 
 int fields_exec(PyObject *module);
 
-/* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c, moves.c, calls.c, tally.c */
+/* ---------------------------------------------------------------- moves.c, calls.c, tally.c */
 
-int calls_exec(PyObject *module);
 int moves_exec(PyObject *module);
+int calls_exec(PyObject *module);
 int tally_exec(PyObject *module);
 
 bool is_tally(PyObject *object);
 int tally_count(PyObject *tally, PyObject *kind);
 void tally_add(PyObject *tally, double seconds);
+
+/* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c */
 
 int loop_exec(PyObject *module);
 int poll_exec(PyObject *module);
@@ -242,6 +244,16 @@ double now(void); /* as time.monotonic() */
 /* super(type, self).name(*args, **kwargs) */
 PyObject *call_super(PyTypeObject *type, PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count,
                      PyObject *kwnames);
+
+/* What a call has returned is dropped.  Returns 0; -1 if that is NULL, with an exception. */
+int drop(PyObject *result);
+
+/* Whether what a call has returned is true, which is dropped; -1 with an exception. */
+int truth(PyObject *result);
+
+/* An exception, or NULL, was put aside by PyErr_GetRaisedException(): it is on its way up once more.  One that has come up
+ * since takes its place, and tells of it.  Takes the reference. */
+void raise_again(PyObject *aside);
 
 /* A string that is kept for the life of the process. */
 typedef struct {

@@ -258,16 +258,11 @@ int loop_end_queue(PyObject *object, LwpFields *lwp, char former)
     PyObject *raised = PyErr_GetRaisedException();
     int done = is_held_here((LoopFields *)object) ? loop_flush(object) : 0;
     lwp->in_turns = former;
-    if (raised == NULL)
-        return done;
-    if (done == 0)
-        PyErr_SetRaisedException(raised);
-    else { /* this one ends the run, whatever the first would have done */
-        PyObject *second = PyErr_GetRaisedException();
-        PyException_SetContext(second, raised);
-        PyErr_SetRaisedException(second);
+    if (raised != NULL) {
+        raise_again(raised); /* another one ends the run, whatever the first would have done */
+        return -1;
     }
-    return -1;
+    return done;
 }
 
 Ring *loop_ready(PyObject *object)

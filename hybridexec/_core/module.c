@@ -32,6 +32,35 @@ PyObject *call_super(PyTypeObject *type, PyObject *self, PyObject *name, PyObjec
     return result;
 }
 
+int drop(PyObject *result)
+{
+    if (result == NULL)
+        return -1;
+    Py_DECREF(result);
+    return 0;
+}
+
+int truth(PyObject *result)
+{
+    if (result == NULL)
+        return -1;
+    int is = PyObject_IsTrue(result);
+    Py_DECREF(result);
+    return is;
+}
+
+void raise_again(PyObject *aside)
+{
+    PyObject *since = PyErr_GetRaisedException();
+    if (since == NULL)
+        PyErr_SetRaisedException(aside);
+    else {
+        if (aside != NULL)
+            PyException_SetContext(since, aside);
+        PyErr_SetRaisedException(since);
+    }
+}
+
 int intern(const Name *names)
 {
     for (; names->text != NULL; names++)

@@ -31,7 +31,8 @@ struct Moves {
 };
 
 static PyTypeObject *moves_type;
-static PyObject *acquire_name, *release_name, *is_owned_name, *wait_for_name, *append_name, *appendleft_name, *pop_name, *when_name;
+static PyObject *acquire_name, *release_name, *is_owned_name, *wait_for_name;
+static PyObject *append_name, *appendleft_name, *pop_name, *when_name;
 static PyObject *host_name, *luggage_name, *attach_name, *detach_name, *pool_name, *prepared_name, *prepare_name;
 static PyObject *split_batch_name, *stay_name, *repair_name, *grant_name, *successor_name, *send_name, *launched_name;
 static PyObject *wake_name, *wait_name, *heed_name, *max_lwps_name;
@@ -48,15 +49,11 @@ static int lock_of_system(RecordFields *record, PyObject *mutex)
     Py_XDECREF(taken);
     if (!waits)
         return failed ? -1 : 0;
-    PyObject *done = PyObject_CallMethodOneArg((PyObject *)record, wait_for_name, mutex);
-    if (done != NULL) {
-        Py_DECREF(done);
+    if (drop(PyObject_CallMethodOneArg((PyObject *)record, wait_for_name, mutex)) == 0)
         return 0;
-    }
-    PyObject *raised = PyErr_GetRaisedException(), *owned = PyObject_CallMethodNoArgs(mutex, is_owned_name);
-    if (owned != NULL && PyObject_IsTrue(owned) > 0) /* it has been raised on the way back, by a tracer */
-        Py_XDECREF(PyObject_CallMethodNoArgs(mutex, release_name));
-    Py_XDECREF(owned);
+    PyObject *raised = PyErr_GetRaisedException();
+    if (truth(PyObject_CallMethodNoArgs(mutex, is_owned_name)) > 0) /* a tracer has raised on the way back */
+        drop(PyObject_CallMethodNoArgs(mutex, release_name));
     PyErr_SetRaisedException(raised); /* instead of any other */
     return -1;
 }
@@ -68,11 +65,7 @@ static double now_of_system(Moves *Py_UNUSED(moves))
 
 static int lock_of_explorer(RecordFields *Py_UNUSED(record), PyObject *mutex)
 {
-    PyObject *taken = PyObject_CallMethodNoArgs(mutex, acquire_name);
-    if (taken == NULL)
-        return -1;
-    Py_DECREF(taken);
-    return 0;
+    return drop(PyObject_CallMethodNoArgs(mutex, acquire_name));
 }
 
 static double now_of_explorer(Moves *moves)
@@ -88,21 +81,13 @@ static const World explorer_world = {lock_of_explorer, now_of_explorer};
 
 /* ---------------------------------------------------------------- small parts */
 
-/* Call a method for what it does, where an exception may be on its way up already: that stays the one that comes up. */
+/* Call a method for what it does, where an exception may be on its way up already. */
 static int call_quietly(PyObject *object, PyObject *name, PyObject *first, PyObject *second)
 {
     PyObject *raised = PyErr_GetRaisedException();
-    PyObject *result = PyObject_CallMethodObjArgs(object, name, first, second, NULL);
-    Py_XDECREF(result);
-    if (raised != NULL) {
-        if (result == NULL) { /* as in Python, the second one comes up, and tells of the first */
-            PyObject *second_raised = PyErr_GetRaisedException();
-            PyException_SetContext(second_raised, raised);
-            PyErr_SetRaisedException(second_raised);
-        } else
-            PyErr_SetRaisedException(raised);
-    }
-    return result == NULL ? -1 : 0;
+    int done = drop(PyObject_CallMethodObjArgs(object, name, first, second, NULL));
+    raise_again(raised);
+    return done;
 }
 
 /* The mutex of the record, taken; NULL with an exception.  A fork in the middle of a move replaces that of the child. */
@@ -154,11 +139,6 @@ static Py_ssize_t length(PyObject *queue)
     return PyList_CheckExact(queue) ? PyList_GET_SIZE(queue) : PyObject_Size(queue);
 }
 
-static int is_held_step(RecordFields *record, PyObject *lwp)
-{
-    return PySet_Contains(record->detached, lwp);
-}
-
 static void expect(RecordFields *record, double when)
 {
     if (when < record->due)
@@ -170,10 +150,9 @@ static int tell_luggage(RecordFields *record, PyObject *name, PyObject *lwp, int
     PyObject *host = PyObject_GetAttr((PyObject *)record, host_name), *luggage = NULL, *done = NULL;
     if (host != NULL && (luggage = PyObject_GetAttr(host, luggage_name)) != NULL)
         done = PyObject_VectorcallMethod(name, (PyObject *[]){luggage, lwp, with ? Py_True : Py_False}, 2, with_step);
-    Py_XDECREF(done);
     Py_XDECREF(luggage);
     Py_XDECREF(host);
-    return done == NULL ? -1 : 0;
+    return drop(done);
 }
 
 /* ---------------------------------------------------------------- order.py */
@@ -308,9 +287,8 @@ static int end_deferral(RecordFields *record)
     while (length(record->deferred) > 0) {
         PyObject *step = PyObject_CallMethodNoArgs(record->deferred, pop_name);
         PyObject *done = step == NULL ? NULL : PyObject_CallMethodOneArg(record->ready, appendleft_name, step);
-        Py_XDECREF(done);
         Py_XDECREF(step);
-        if (done == NULL)
+        if (drop(done) < 0)
             return -1;
     }
     return PyErr_Occurred() != NULL ? -1 : 0;
@@ -322,7 +300,7 @@ static int take(Moves *moves, RecordFields *record, LwpFields *lwp)
         return -1;
     if (resume(moves, record, lwp) < 0)
         return -1;
-    int with = is_held_step(record, (PyObject *)lwp);
+    int with = PySet_Contains(record->detached, (PyObject *)lwp);
     if (with < 0 || tell_luggage(record, attach_name, (PyObject *)lwp, with) < 0)
         return -1;
     if (!with)
@@ -345,7 +323,7 @@ static int give_up(RecordFields *record)
 {
     PyObject *holder = record->holder;
     if (holder != Py_None) {
-        int with = is_held_step(record, holder);
+        int with = PySet_Contains(record->detached, holder);
         if (with < 0 || tell_luggage(record, detach_name, holder, with) < 0)
             return -1;
     }
@@ -360,10 +338,8 @@ static int queue_as_returning(Moves *moves, RecordFields *record, LwpFields *lwp
 {
     lwp->since = since;
     set_state(lwp, moves->returning);
-    PyObject *done = PyObject_CallMethodOneArg(record->returning, append_name, (PyObject *)lwp);
-    if (done == NULL)
+    if (drop(PyObject_CallMethodOneArg(record->returning, append_name, (PyObject *)lwp)) < 0)
         return -1;
-    Py_DECREF(done);
     expect(record, since + moves->return_bound);
     return 0;
 }
@@ -461,8 +437,7 @@ static int send_to(RecordFields *record, PyObject *successor)
     done = launched == Py_True ? PyObject_CallMethodNoArgs(successor, wake_name)
                                : PyObject_CallMethodOneArg((PyObject *)record, send_name, successor);
     Py_XDECREF(launched);
-    Py_XDECREF(done);
-    return done == NULL ? -1 : 0;
+    return drop(done);
 }
 
 /* ---------------------------------------------------------------- leave */
@@ -473,11 +448,8 @@ static int is_prepared(RecordFields *record)
     PyObject *pool = PyObject_GetAttr((PyObject *)record, pool_name);
     PyObject *prepared = pool == NULL ? NULL : PyObject_GetAttr(pool, prepared_name);
     int is = prepared == NULL ? -1 : prepared != Py_None;
-    if (is == 0) {
-        PyObject *done = PyObject_CallMethodNoArgs(pool, prepare_name);
-        is = done == NULL ? -1 : PyObject_IsTrue(done);
-        Py_XDECREF(done);
-    }
+    if (is == 0)
+        is = truth(PyObject_CallMethodNoArgs(pool, prepare_name));
     Py_XDECREF(prepared);
     Py_XDECREF(pool);
     return is;
@@ -490,24 +462,18 @@ static int part(Moves *moves, RecordFields *record, LwpFields *lwp, PyObject *st
     if (left < 0)
         return -1;
     record->batch_unfinished = left > 0;
-    if (lwp->handle == moves->step_ended) {
-        PyObject *done = PyObject_CallMethodNoArgs((PyObject *)record, split_batch_name);
-        if (done == NULL)
-            return -1;
-        Py_DECREF(done);
-    }
+    if (lwp->handle == moves->step_ended &&
+        drop(PyObject_CallMethodNoArgs((PyObject *)record, split_batch_name)) < 0)
+        return -1;
     set_state(lwp, state);
     if (PySet_Add(record->detached, (PyObject *)lwp) < 0)
         return -1;
     record->handoffs++;
     if (state == moves->preempted) {
         lwp->since = moves->world->now(moves);
-        PyObject *done = PyErr_Occurred() != NULL
-                             ? NULL
-                             : PyObject_CallMethodOneArg(record->preempted, append_name, (PyObject *)lwp);
-        if (done == NULL)
+        if (PyErr_Occurred() != NULL ||
+            drop(PyObject_CallMethodOneArg(record->preempted, append_name, (PyObject *)lwp)) < 0)
             return -1;
-        Py_DECREF(done);
     }
     return give_up(record);
 }
@@ -517,13 +483,8 @@ static PyObject *leave_locked(Moves *moves, RecordFields *record, LwpFields *lwp
 {
     if (record->holder != (PyObject *)lwp || record->state != moves->held)
         return NULL;
-    if (still != Py_None) { /* R1 */
-        PyObject *holds = PyObject_CallNoArgs(still);
-        int is = holds == NULL ? -1 : PyObject_IsTrue(holds);
-        Py_XDECREF(holds);
-        if (is <= 0)
-            return NULL;
-    }
+    if (still != Py_None && truth(PyObject_CallNoArgs(still)) <= 0) /* R1 */
+        return NULL;
     if (is_prepared(record) <= 0)
         return NULL;
     PyObject *before = Py_NewRef(lwp->state), *successor = NULL;
@@ -602,13 +563,11 @@ static Rejoined rejoin_locked(Moves *moves, RecordFields *record, LwpFields *lwp
 
 static int wait_in(PyObject *queue, RecordFields *record, LwpFields *lwp)
 {
-    PyObject *done = PyObject_CallMethodObjArgs((PyObject *)record, wait_name, (PyObject *)lwp, queue, NULL);
-    Py_XDECREF(done);
-    if (done != NULL && record->summoned != Py_None && (PyObject *)lwp == record->home) {
-        done = PyObject_CallMethodOneArg((PyObject *)record, heed_name, (PyObject *)lwp);
-        Py_XDECREF(done);
-    }
-    return done == NULL ? -1 : 0;
+    if (drop(PyObject_CallMethodObjArgs((PyObject *)record, wait_name, (PyObject *)lwp, queue, NULL)) < 0)
+        return -1;
+    if (record->summoned != Py_None && (PyObject *)lwp == record->home)
+        return drop(PyObject_CallMethodOneArg((PyObject *)record, heed_name, (PyObject *)lwp));
+    return 0;
 }
 
 /* Whether the LWP had lost the loop; -1 with an exception. */

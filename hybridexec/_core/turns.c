@@ -63,12 +63,9 @@ static PyObject *call_ours(PyObject *object, Handle *handle)
 /* It has its turn: now it is to be called again if its descriptor is ready. */
 static int begin_of_fd(PyObject *handle, FdFields *fields)
 {
-    if (fields->state == taken_out) {
-        PyObject *done = PyObject_CallMethodOneArg(fields->handle.loop, put_back_name, handle);
-        if (done == NULL)
-            return -1;
-        Py_DECREF(done);
-    }
+    if (fields->state == taken_out &&
+        drop(PyObject_CallMethodOneArg(fields->handle.loop, put_back_name, handle)) < 0)
+        return -1;
     Py_XSETREF(fields->state, Py_NewRef(idle));
     return 0;
 }
@@ -86,18 +83,14 @@ static int run_step(PyObject *object, Handle *handle)
         result = call_plain(object);
     else
         result = PyObject_CallMethodNoArgs(object, run_name);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    return drop(result);
 }
 
 static int is_cancelled(PyObject *object, Handle *handle)
 {
     if (handle != NULL)
         return handle->cancelled;
-    PyObject *cancelled = PyObject_GetAttr(object, cancelled_name);
-    int is = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
-    Py_XDECREF(cancelled);
-    return is;
+    return truth(PyObject_GetAttr(object, cancelled_name));
 }
 
 static bool is_empty(PyObject *collection)

@@ -24,7 +24,12 @@ MUTATIONS = {
         "(void)moves;",
         "two_return_at_once",
     ),
-    "a call that is retaken after its end": ("leave_locked", "if (is <= 0)", "if (is < 0)", "a_marked_call_is_retaken"),
+    "a call that is retaken after its end": (
+        "leave_locked",
+        "truth(PyObject_CallNoArgs(still)) <= 0",
+        "truth(PyObject_CallNoArgs(still)) < 0",
+        "a_marked_call_is_retaken",
+    ),
     "a step that stays detached": (
         "take",
         "PySet_Discard(record->detached, (PyObject *)lwp) < 0 ||",
