@@ -34,20 +34,22 @@ type Scene = Callable[[], Awaitable[Any]]
 
 @contextlib.asynccontextmanager
 async def elsewhere() -> AsyncIterator[None]:
-    """Whoever carries the loop now is blocked until the end, so another LWP carries it.  On asyncio: nothing."""
+    """An LWP is blocked until the end, so another one carries the loop.  On asyncio: nothing."""
     loop = asyncio.get_running_loop()
     if not isinstance(loop, HybridLoop):
         yield
         return
+    blocked: list[int] = []
     with pipe() as (reader, writer):
 
         async def blocks() -> None:
+            blocked.append(_thread.get_ident())
             os.read(reader, 1)
 
-        before = _thread.get_ident()
         task = asyncio.create_task(blocks())
         await asyncio.sleep(0)
-        assert _thread.get_ident() != before
+        assert blocked
+        assert _thread.get_ident() not in blocked
         try:
             yield
         finally:
