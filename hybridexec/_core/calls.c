@@ -12,11 +12,16 @@ static PyObject *never, *sure, *blocked, *running; /* Verdict, LwpState */
 static PyObject *kind_blocked, *kind_unblocked;    /* UpcallKind */
 static PyObject *wait_code, *enter_code;           /* of threading.Condition: their callers matter */
 static PyObject *slow_call, *slow_return, *failed, *reserve;
+static PyObject *in_poll, *name_at; /* protocol/lwp.IN_POLL, sys._getframemodulename */
+static long frames;                           /* reserve() sees to so many */
+static PyObject *looked_for[3];               /* modules that greenlets.py and stack.py look for */
 
 static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
 static PyObject *reactions_name, *call_name, *outer_name, *plain_name, *began_name, *site_name, *code_name, *trap_name;
 static PyObject *is_plain_name, *tally_name, *threshold_name, *leave_name, *rejoin_name, *replenish_name, *spare_name;
 static PyObject *mode_name, *handoff, *hold_again_name, *over_name, *interrupt_name, *slow_name, *reported_name;
+static PyObject *sampler_name, *refused_name, *affinity_name, *nested_name, *pins_name, *used_name, *luggage_name, *pin_count_name;
+static PyObject *emitter_name, *hears_name, *argument_name, *detection_name;
 static PyObject *raised_is; /* ("raised",) */
 
 /* ---------------------------------------------------------------- what they have in common */
@@ -57,11 +62,12 @@ static PyObject *fail(void)
     return result;
 }
 
-static int is_attribute(PyObject *object, PyObject *name, PyObject *value)
+static int hands_off(PyObject *reactions)
 {
-    PyObject *found = PyObject_GetAttr(object, name);
-    Py_XDECREF(found); /* it is the object's, or one that lives as long as the process */
-    return found == NULL ? -1 : found == value;
+    PyObject *mode = PyObject_GetAttr(reactions, mode_name);
+    int is = mode == NULL ? -1 : PyObject_RichCompareBool(mode, handoff, Py_EQ);
+    Py_XDECREF(mode);
+    return is;
 }
 
 /* ---------------------------------------------------------------- a call begins */
@@ -105,13 +111,60 @@ static int is_inside(LwpFields *lwp)
     return mutex == NULL ? 1 : truth(PyObject_CallMethodNoArgs(mutex, is_owned_name));
 }
 
+/* Whether a module is imported with which it takes a look at the stack to tell what keeps a step. */
+static int needs_stack(void)
+{
+    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+    int is = 0;
+    for (size_t i = 0; is == 0 && i < sizeof looked_for / sizeof *looked_for; i++)
+        is = PyDict_Contains(modules, looked_for[i]);
+    return is;
+}
+
+/* As Reactions.leaves_plainly. */
+static int leaves_plainly(PyObject *reactions, LwpFields *lwp)
+{
+    PyObject *sampler = NULL, *affinity = NULL, *pins = NULL, *luggage = NULL, *emitter = NULL;
+    int is = lwp->handle != in_poll;
+    if (is > 0)
+        is = (sampler = PyObject_GetAttr(reactions, sampler_name)) == NULL ? -1 : is_attribute(sampler, refused_name, Py_None);
+    if (is > 0)
+        is = (affinity = PyObject_GetAttr(reactions, affinity_name)) == NULL ? -1 : is_false_attribute(affinity, nested_name);
+    if (is > 0)
+        is = (pins = PyObject_GetAttr(reactions, pins_name)) == NULL ? -1 : is_false_attribute(pins, used_name);
+    if (is > 0)
+        is = (luggage = PyObject_GetAttr((PyObject *)lwp, luggage_name)) == NULL ? -1 : is_false_attribute(luggage, pin_count_name);
+    if (is > 0)
+        is = (emitter = PyObject_GetAttr(reactions, emitter_name)) == NULL ? -1 : is_false_attribute(emitter, hears_name);
+    Py_XDECREF(emitter);
+    Py_XDECREF(luggage);
+    Py_XDECREF(pins);
+    Py_XDECREF(affinity);
+    Py_XDECREF(sampler);
+    return is > 0 ? hands_off(reactions) : is;
+}
+
 /* Whether the step can leave without a word; -1 with an exception. */
 static int is_plain(PyObject *reactions, LwpFields *lwp)
 {
     if (lwp->state != running)
         return 0;
-    int inside = is_inside(lwp);
-    return inside != 0 ? (inside < 0 ? -1 : 0) : truth(PyObject_CallMethodOneArg(reactions, is_plain_name, (PyObject *)lwp));
+    int is = is_inside(lwp);
+    if (is != 0)
+        return is < 0 ? -1 : 0;
+    if ((is = needs_stack()) != 0)
+        return is < 0 ? -1 : truth(PyObject_CallMethodOneArg(reactions, is_plain_name, (PyObject *)lwp));
+    return leaves_plainly(reactions, lwp);
+}
+
+/* Whether the frames are left that the way back needs; -1 with an exception. */
+static int has_room(void)
+{
+    PyObject *depth = PyLong_FromLong(Py_GetRecursionLimit() - frames);
+    PyObject *name = depth == NULL ? NULL : PyObject_CallOneArg(name_at, depth);
+    Py_XDECREF(depth);
+    Py_XDECREF(name);
+    return name == NULL ? -1 : name == Py_None;
 }
 
 static int replenish(RecordFields *record)
@@ -144,11 +197,32 @@ static int count_upcall(PyObject *reactions, PyObject *kind, double lasted)
 /* As Reactions._leave: the call is LWP.watch.call by now. */
 static int leave(PyObject *reactions, LwpFields *lwp, PyObject *call)
 {
-    if (drop(PyObject_CallNoArgs(reserve)) < 0 || PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
+    int has = has_room();
+    if (has < 0 || (has == 0 && drop(PyObject_CallNoArgs(reserve)) < 0) || PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
         count_upcall(reactions, kind_blocked, -1.0) < 0)
         return -1;
     int left = truth(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
     return left <= 0 ? left : replenish((RecordFields *)lwp->carrying);
+}
+
+/* As Call(site, name, argument, DECLARED). */
+static PyObject *call_new(PyObject *site, PyObject *name, PyObject *argument)
+{
+    PyObject *none = PyTuple_New(0), *reference = PyObject_GetAttr(site, code_name);
+    PyObject *code = reference == NULL ? NULL : PyObject_CallNoArgs(reference), *began = PyFloat_FromDouble(now());
+    PyObject *call = NULL;
+    if (none != NULL && code != NULL && began != NULL)
+        call = PyBaseObject_Type.tp_new((PyTypeObject *)call_type, none, NULL);
+    if (call != NULL &&
+        (PyObject_SetAttr(call, site_name, site) < 0 || PyObject_SetAttr(call, code_name, code) < 0 ||
+         PyObject_SetAttr(call, name_name, name) < 0 || PyObject_SetAttr(call, argument_name, argument) < 0 ||
+         PyObject_SetAttr(call, detection_name, declared) < 0 || PyObject_SetAttr(call, began_name, began) < 0))
+        Py_CLEAR(call);
+    Py_XDECREF(began);
+    Py_XDECREF(code);
+    Py_XDECREF(reference);
+    Py_XDECREF(none);
+    return call;
 }
 
 /* As Reactions.call. */
@@ -156,7 +230,7 @@ static int begin(PyObject *reactions, LwpFields *lwp, PyObject *site, PyObject *
 {
     PyObject *watch = lwp->watch, *name = PyObject_GetAttr(entry, name_name), *outer = NULL, *call = NULL;
     if (name != NULL)
-        call = PyObject_Vectorcall(call_type, (PyObject *[]){site, name, argument, declared}, 4, NULL);
+        call = call_new(site, name, argument);
     Py_XDECREF(name);
     if (call == NULL || (outer = PyObject_GetAttr(watch, call_name)) == NULL ||
         PyObject_SetAttr(call, outer_name, outer) < 0 || PyObject_SetAttr(watch, call_name, call) < 0) {
@@ -239,12 +313,10 @@ static int is_over_here(LwpFields *lwp, PyObject *call, PyObject *code, PyObject
         is_attribute(call, code_name, code) <= 0 || is_attribute(lwp->watch, trap_name, Py_None) <= 0)
         return PyErr_Occurred() != NULL ? -1 : 0;
     PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name);
-    PyObject *mode = reactions == NULL ? NULL : PyObject_GetAttr(reactions, mode_name);
-    int hands_off = mode == NULL ? -1 : PyObject_RichCompareBool(mode, handoff, Py_EQ); /* a run in another may follow */
-    Py_XDECREF(mode);
+    int moves = reactions == NULL ? -1 : hands_off(reactions); /* a run in another mode may follow */
     Py_XDECREF(reactions);
-    if (hands_off <= 0)
-        return hands_off;
+    if (moves <= 0)
+        return moves;
     PyObject *site = PyObject_GetAttr(call, site_name);
     PyObject *where = site == NULL ? NULL : PyObject_GetAttr(site, offset_name);
     int is = where == NULL ? -1 : PyObject_RichCompareBool(where, offset, Py_EQ);
@@ -349,6 +421,8 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
         {&slow_return, "on_return"},
         {&failed, "failed"},
         {&reserve, "reserve"},
+        {&in_poll, "in_poll"},
+        {&name_at, "name_at"},
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
         PyObject *value = PyMapping_GetItemString(known, needed[i].name);
@@ -356,6 +430,11 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
             return NULL;
         Py_XSETREF(*needed[i].place, value);
     }
+    PyObject *number = PyMapping_GetItemString(known, "frames");
+    frames = number == NULL ? -1 : PyLong_AsLong(number);
+    Py_XDECREF(number);
+    if (PyErr_Occurred() != NULL)
+        return NULL;
     if (!PyDict_Check(current) || !PyDict_Check(sites) || !PyDict_Check(entries) || !PyType_Check(call_type))
         return PyErr_Format(PyExc_TypeError, "current, sites and entries are dictionaries, call_type is a type");
     Py_RETURN_NONE;
@@ -400,6 +479,21 @@ int calls_exec(PyObject *module)
         {&interrupt_name, "interrupt"},
         {&slow_name, "slow"},
         {&reported_name, "reported"},
+        {&sampler_name, "sampler"},
+        {&refused_name, "refused"},
+        {&affinity_name, "affinity"},
+        {&nested_name, "nested"},
+        {&pins_name, "pins"},
+        {&used_name, "used"},
+        {&luggage_name, "luggage"},
+        {&pin_count_name, "pin_count"},
+        {&emitter_name, "emitter"},
+        {&hears_name, "hears_of_blocks"},
+        {&argument_name, "argument"},
+        {&detection_name, "detection"},
+        {&looked_for[0], "greenlet"},
+        {&looked_for[1], "bdb"},
+        {&looked_for[2], "pydevd"},
         {NULL, NULL},
     };
     if (intern(names) < 0 || (raised_is = Py_BuildValue("(s)", "raised")) == NULL)

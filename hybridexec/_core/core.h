@@ -3,9 +3,10 @@
  * Each type here stands in for Python code that exists beside it and means the same: handle.c for engines/handles.py,
  * ring.c and timers.c for the deque and the heap of asyncio's loop, fields.c for slots of the protocol's LWP and Record,
  * loop.c for methods of engines/selector.py, batch.c for the iterator of a turn's steps, turns.c for the middle of
- * Carrying.carry and Turns.run (protocol/carrying.py, loop/turns.py), poll.c for engines/epoll.py, stream.c for methods
+ * Carrying.carry and Turns.run (protocol/carrying.py, loop/turns.py), after_step.c for the end of a step there, poll.c for engines/epoll.py, stream.c for methods
  * of asyncio's stream transport, moves.c for two methods of protocol/carrying.py, calls.c for the plain case of
- * detector/calls.py and reactions/reactions.py, tally.c for observing/tally.py.
+ * detector/calls.py and reactions/reactions.py, following.c for that of following/following.py, tally.c for
+ * observing/tally.py.
  *
  * All of it runs with the GIL held, which is its lock.  No function gives the GIL away but where it calls Python code;
  * after such a call nothing that was read before it may be relied on.
@@ -191,11 +192,19 @@ extern PyTypeObject *lwp_fields_type, *record_fields_type;
 
 int fields_exec(PyObject *module);
 
-/* ---------------------------------------------------------------- moves.c, calls.c, tally.c */
+/* ---------------------------------------------------------------- after_step.c */
+
+/* The LWP's step has ended with slow_exit set.  Returns 1 if nothing has to be seen to but that it has been without the loop,
+ * and LWP.handle is ended (STEP_ENDED) by now; 0 if it is for Python; -1 with an exception. */
+int after_step(LwpFields *lwp, RecordFields *record, PyObject *following, PyObject *affinity, PyObject *ended);
+int after_step_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- moves.c, calls.c, following.c, tally.c */
 
 int moves_exec(PyObject *module);
 int calls_exec(PyObject *module);
 int tally_exec(PyObject *module);
+int following_exec(PyObject *module);
 
 bool is_tally(PyObject *object);
 int tally_count(PyObject *tally, PyObject *kind);
@@ -250,6 +259,10 @@ int drop(PyObject *result);
 
 /* Whether what a call has returned is true, which is dropped; -1 with an exception. */
 int truth(PyObject *result);
+
+/* Whether an attribute is this very object, or is false; -1 with an exception. */
+int is_attribute(PyObject *object, PyObject *name, PyObject *value);
+int is_false_attribute(PyObject *object, PyObject *name);
 
 /* An exception, or NULL, was put aside by PyErr_GetRaisedException(): it is on its way up once more.  One that has come up
  * since takes its place, and tells of it.  Takes the reference. */

@@ -49,6 +49,21 @@ int truth(PyObject *result)
     return is;
 }
 
+int is_attribute(PyObject *object, PyObject *name, PyObject *value)
+{
+    PyObject *found = PyObject_GetAttr(object, name);
+    Py_XDECREF(found); /* only its identity is looked at */
+    return found == NULL ? -1 : found == value;
+}
+
+int is_false_attribute(PyObject *object, PyObject *name)
+{
+    PyObject *found = PyObject_GetAttr(object, name);
+    int is = found == NULL ? -1 : PyObject_Not(found);
+    Py_XDECREF(found);
+    return is;
+}
+
 void raise_again(PyObject *aside)
 {
     PyObject *since = PyErr_GetRaisedException();
@@ -82,7 +97,7 @@ static int execute(PyObject *module)
     if (ring_exec(module) < 0 || timers_exec(module) < 0 || handle_exec(module) < 0 || fields_exec(module) < 0 ||
         loop_exec(module) < 0 || batch_exec(module) < 0 || turns_exec(module) < 0 ||
         poll_exec(module) < 0 || stream_exec(module) < 0 || moves_exec(module) < 0 ||
-        tally_exec(module) < 0 || calls_exec(module) < 0)
+        tally_exec(module) < 0 || after_step_exec(module) < 0 || following_exec(module) < 0 || calls_exec(module) < 0)
         return -1;
     return 0;
 }

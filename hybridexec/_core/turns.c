@@ -1,9 +1,10 @@
 /* The middle of turns: steps are run one after the other, and turns, as long as there is nothing to look at between two.
  *
  * What is rare is left to Turns._run_batch (loop/turns.py), which calls this, and whose frame is the one that a step's
- * first frame returns to: a step that raises, one that has been without the loop (slow_exit), and a holder that has to
- * look up (due).  Whatever else Carrying.carry looks at between two turns (protocol/carrying.py) ends this as well, and
- * so does an empty queue where others could take the loop: to idle is the protocol's then.
+ * first frame returns to: a step that raises, one whose end has to be looked at (slow_exit), unless it has just been without
+ * the loop, and a holder that has to look up (due).  Whatever else Carrying.carry looks at between two turns
+ * (protocol/carrying.py) ends this as well, and so do an empty queue and a poll without events where others could take the
+ * loop: to idle is the protocol's then.
  */
 #include "core.h"
 
@@ -18,6 +19,7 @@ static PyObject *polling, *running; /* LwpState.POLLING, LwpState.RUNNING */
 static PyObject *plain_handle;     /* asyncio.Handle */
 static PyObject *handle_dict;      /* what is in that class */
 static PyObject *handle_run;       /* its _run, as it was; a tool may replace it, by which it sees all callbacks */
+static PyObject *look_name, *conversations_name, *away_name;
 static PyObject *run_name, *put_back_name, *cancelled_name, *context_name, *callback_name, *args_name;
 
 /* Call a callback in a context.  Returns its result. */
@@ -131,55 +133,22 @@ static int defer(RecordFields *record, PyObject *object, Handle *handle)
     return PyList_Append(record->deferred, object) < 0 ? -1 : 1;
 }
 
-/* Take a number; 0 if there is none, -1 with an exception. */
-static int take_number(PyObject *batch)
+/* Take a number of the batch, which is another one after a step that has been without the loop.  Returns 0 if there is none;
+ * -1 with an exception. */
+static int take_number(RecordFields *record)
 {
-    if (Py_IS_TYPE(batch, batch_type)) {
+    PyObject *batch = record->batch;
+    if (batch != NULL && Py_IS_TYPE(batch, batch_type)) {
         Batch *ours = (Batch *)batch;
         return ours->left > 0 && ours->left-- > 0;
     }
+    if (batch == NULL || !PyIter_Check(batch))
+        return (PyErr_SetString(PyExc_TypeError, "Record.batch is to be an iterator"), -1);
+    Py_INCREF(batch);
     PyObject *number = PyIter_Next(batch);
+    Py_DECREF(batch);
     Py_XDECREF(number);
     return number != NULL ? 1 : PyErr_Occurred() == NULL ? 0 : -1;
-}
-
-/* Whether the batch is over; -1 with an exception. */
-static int run_batch(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *batch)
-{
-    for (;;) {
-        int taken = take_number(batch);
-        if (taken <= 0)
-            return taken < 0 ? -1 : 1;
-        PyObject *object = ring_popleft(ready);
-        if (object == NULL) {
-            PyErr_SetString(PyExc_IndexError, "a step of the batch is missing");
-            return -1;
-        }
-        Handle *handle = handle_of(object);
-        int passed = is_cancelled(object, handle);
-        if (passed == 0)
-            passed = defer(record, object, handle);
-        if (passed != 0) {
-            if (passed < 0) { /* it has not begun, and is next once more */
-                PyObject *raised = PyErr_GetRaisedException();
-                if (ring_appendleft(ready, object) < 0)
-                    PyErr_Clear();
-                PyErr_SetRaisedException(raised);
-            }
-            Py_DECREF(object);
-            if (passed < 0)
-                return -1;
-            continue;
-        }
-        Py_XSETREF(lwp->handle, object);
-        if (run_step(object, handle) < 0 || loop_flush_late(loop) < 0)
-            return -1;
-        if (lwp->slow_exit)
-            return 0;
-        Py_XSETREF(lwp->handle, Py_NewRef(step_ended)); /* its finalizers may block */
-        if (record->due < INFINITY && now() >= record->due)
-            return 0;
-    }
 }
 
 /* Whether a tool has replaced Handle._run meanwhile. */
@@ -191,35 +160,92 @@ static bool is_seen(void)
     return run != handle_run;
 }
 
-/* A turn has ended.  Whether there is nothing to look at before the next one. */
-static bool goes_on(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *away)
-{
-    return !lwp->slow_exit && !record->stopping && !record->mailed && record->summoned == Py_None &&
-           record->unheld == state_free && lwp->interrupt == Py_None && is_empty(lwp->bound_steps) &&
-           is_empty(away) && is_empty(record->preempted) && !loop_in_debug(loop) && !is_seen();
-}
-
+/* The run of turns that is under way.  All references are borrowed of the caller, but that to ready. */
 typedef struct {
     LwpFields *lwp;
     RecordFields *record;
-    PyObject *resumed;
-} Alone;
+    PyObject *loop;
+    PyObject *poll; /* NULL: one that is not compiled, or must not be used: there is one turn */
+    PyObject *following, *affinity;
+    PyObject *away; /* Conversations.away; ours */
+    Ring *ready;    /* ours */
+} Turns;
+
+/* Whether there is nothing to look at before another batch. */
+static bool goes_on(const Turns *turns)
+{
+    LwpFields *lwp = turns->lwp;
+    RecordFields *record = turns->record;
+    return !record->stopping && !record->mailed && record->summoned == Py_None &&
+           record->unheld == state_free && lwp->interrupt == Py_None && is_empty(lwp->bound_steps) &&
+           is_empty(turns->away) && is_empty(record->preempted) && !loop_in_debug(turns->loop) && !is_seen();
+}
+
+/* The step has been without the loop, maybe, and its end has to be looked at.  Returns 1 if that is done, and what is left of
+ * the batch, which may be another one by now, can be run; -1 with an exception. */
+static int look_after(Turns *turns)
+{
+    if (turns->poll == NULL || !goes_on(turns))
+        return 0;
+    int done = after_step(turns->lwp, turns->record, turns->following, turns->affinity, step_ended);
+    return done > 0 ? !turns->lwp->slow_exit : done; /* a finalizer has blocked */
+}
+
+/* Whether the batch is over; -1 with an exception. */
+static int run_batch(Turns *turns)
+{
+    LwpFields *lwp = turns->lwp;
+    RecordFields *record = turns->record;
+    for (;;) {
+        int taken = take_number(record);
+        if (taken <= 0)
+            return taken < 0 ? -1 : 1;
+        PyObject *object = ring_popleft(turns->ready);
+        if (object == NULL) {
+            PyErr_SetString(PyExc_IndexError, "a step of the batch is missing");
+            return -1;
+        }
+        Handle *handle = handle_of(object);
+        int passed = is_cancelled(object, handle);
+        if (passed == 0)
+            passed = defer(record, object, handle);
+        if (passed != 0) {
+            if (passed < 0) { /* it has not begun, and is next once more */
+                PyObject *raised = PyErr_GetRaisedException();
+                if (ring_appendleft(turns->ready, object) < 0)
+                    PyErr_Clear();
+                PyErr_SetRaisedException(raised);
+            }
+            Py_DECREF(object);
+            if (passed < 0)
+                return -1;
+            continue;
+        }
+        Py_XSETREF(lwp->handle, object);
+        if (run_step(object, handle) < 0 || loop_flush_late(turns->loop) < 0)
+            return -1;
+        if (lwp->slow_exit) {
+            int done = look_after(turns);
+            if (done <= 0)
+                return done;
+        } else
+            Py_XSETREF(lwp->handle, Py_NewRef(step_ended)); /* its finalizers may block */
+        if (record->due < INFINITY && now() >= record->due)
+            return 0;
+    }
+}
 
 /* A wait has ended.  Whether its events are to be dropped: the next one finds them again. */
 static int waited_alone(void *argument)
 {
-    Alone *alone = argument;
-    RecordFields *record = alone->record;
-    record->holder_ident = alone->lwp->ident;
-    Py_XSETREF(alone->lwp->state, Py_NewRef(running));
+    Turns *turns = argument;
+    RecordFields *record = turns->record;
+    record->holder_ident = turns->lwp->ident;
+    Py_XSETREF(turns->lwp->state, Py_NewRef(running));
     if (PyErr_Occurred() != NULL)
         return -1;
-    if (record->unseen) {
-        PyObject *done = PyObject_CallNoArgs(alone->resumed);
-        if (done == NULL)
-            return -1;
-        Py_DECREF(done);
-    }
+    if (record->unseen && drop(PyObject_CallMethodNoArgs(turns->following, look_name)) < 0)
+        return -1;
     bool is_stale = record->stale; /* it was excused meanwhile */
     record->stale = false;
     return is_stale || record->summoned != Py_None; /* a signal has ended the wait: its handler comes first */
@@ -227,76 +253,98 @@ static int waited_alone(void *argument)
 
 /* As polling._poll_alone (protocol/polling.py): nobody else could take the loop.  Returns 0 if there is something to look
  * at first; -1 with an exception. */
-static int poll_alone(LwpFields *lwp, RecordFields *record, PyObject *loop, PyObject *poll, PyObject *resumed)
+static int poll_alone(Turns *turns)
 {
-    double seconds = loop_seconds_to_timer(loop);
+    double seconds = loop_seconds_to_timer(turns->loop);
     if (seconds < 0.0)
         return -1;
-    Alone alone = {lwp, record, resumed};
-    Py_XSETREF(lwp->state, Py_NewRef(polling));
-    record->holder_ident = 0;
-    int dropped = poll_wait(poll, seconds, waited_alone, &alone);
+    Py_XSETREF(turns->lwp->state, Py_NewRef(polling));
+    turns->record->holder_ident = 0;
+    int dropped = poll_wait(turns->poll, seconds, waited_alone, turns);
     return dropped < 0 ? -1 : !dropped;
 }
 
-/* Poll, and begin the next turn's batch.  Returns 0 if there is something to look at first; -1 with an exception. */
-static int begin_turn(LwpFields *lwp, RecordFields *record, PyObject *loop, Ring *ready, PyObject *poll,
-                      PyObject *resumed)
+/* Poll, and begin the next turn's batch.  Returns 0 if there is something to look at first, or nothing to run where others
+ * could take the loop; -1 with an exception. */
+static int begin_turn(Turns *turns)
 {
-    bool idles = ring_length(ready) == 0;
-    if (idles && (record->lwps == NULL || !PySet_Check(record->lwps) || PySet_GET_SIZE(record->lwps) != 1))
+    LwpFields *lwp = turns->lwp;
+    RecordFields *record = turns->record;
+    if (record->lwps == NULL || !PySet_Check(record->lwps))
         return 0;
+    bool waits = ring_length(turns->ready) == 0 && PySet_GET_SIZE(record->lwps) == 1;
     record->batch_unfinished = false;
     Py_XSETREF(lwp->handle, Py_NewRef(Py_None));
-    int begun = idles ? poll_alone(lwp, record, loop, poll, resumed) : poll_look(poll) < 0 ? -1 : 1;
+    int begun = waits ? poll_alone(turns) : poll_look(turns->poll) < 0 ? -1 : 1;
     if (begun <= 0)
         return begun;
-    if (loop_move_due(loop) < 0)
+    if (loop_move_due(turns->loop) < 0)
         return -1;
-    PyObject *batch = batch_new(ring_length(ready));
+    size_t count = ring_length(turns->ready);
+    if (count == 0 && !waits)
+        return 0;
+    PyObject *batch = batch_new(count);
     if (batch == NULL)
         return -1;
     Py_XSETREF(record->batch, batch);
     return 1;
 }
 
-/* run_turns(lwp, record, loop, poll, resumed, away): whether the batch is over; if not, there is something to look at.
+/* Whether the batch is over; -1 with an exception. */
+static int run(Turns *turns)
+{
+    for (int count = 1;; count++) {
+        int over = run_batch(turns);
+        if (over <= 0 || turns->poll == NULL || count == MOST_TURNS)
+            return over;
+        /* What is sent may call the program; so this is first. */
+        if (loop_flush(turns->loop) < 0)
+            return -1;
+        if (turns->lwp->slow_exit || !goes_on(turns))
+            return 1;
+        int begun = begin_turn(turns);
+        if (begun <= 0)
+            return begun < 0 ? -1 : 1;
+    }
+}
+
+static PyObject *away_of(PyObject *following)
+{
+    PyObject *conversations = PyObject_GetAttr(following, conversations_name);
+    PyObject *away = conversations == NULL ? NULL : PyObject_GetAttr(conversations, away_name);
+    Py_XDECREF(conversations);
+    return away;
+}
+
+/* run_turns(lwp, record, loop, poll, following, affinity): whether the batch is over; if not, there is something to look at.
  *
- * Record.batch is run first.  With a poll that is compiled other turns may follow, as long as away is empty
- * (Conversations.away); resumed is called after a wait, if the sampler may be asleep.  What a step raises comes up, and
- * the step is LWP.handle then. */
+ * Record.batch is run first.  With a poll that is compiled other turns may follow, as long as no conversation has a step
+ * that is without the loop.  What a step raises comes up, and the step is LWP.handle then. */
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 6 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
         !PyObject_TypeCheck(args[1], record_fields_type))
-        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll, a function and a dictionary are expected");
-    LwpFields *lwp = (LwpFields *)args[0];
-    RecordFields *record = (RecordFields *)args[1];
-    PyObject *loop = args[2], *poll = is_poll(args[3]) ? args[3] : NULL;
-    Ring *ready = loop_ready(loop);
-    if (ready == NULL)
+        return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll, and two of its parts are expected");
+    Turns turns = {
+        .lwp = (LwpFields *)args[0],
+        .record = (RecordFields *)args[1],
+        .loop = args[2],
+        .poll = is_poll(args[3]) ? args[3] : NULL,
+        .following = args[4],
+        .affinity = args[5],
+        .away = away_of(args[4]),
+        .ready = loop_ready(args[2]),
+    };
+    if (turns.away == NULL || turns.ready == NULL) {
+        Py_XDECREF(turns.away);
         return NULL;
-    Py_INCREF(ready);
-    char former = loop_begin_queue(lwp);
-    int over = 1, begun = 1;
-    for (int turns = 1; begun > 0; turns++) {
-        if (record->batch == NULL || !(Py_IS_TYPE(record->batch, batch_type) || PyIter_Check(record->batch))) {
-            PyErr_SetString(PyExc_TypeError, "Record.batch is to be an iterator");
-            over = -1;
-            break;
-        }
-        PyObject *batch = Py_NewRef(record->batch);
-        over = run_batch(lwp, record, loop, ready, batch);
-        Py_DECREF(batch);
-        if (over <= 0 || poll == NULL || turns == MOST_TURNS)
-            break;
-        /* What is sent may call the program; so this is first. */
-        begun = loop_flush(loop) < 0 ? -1 : goes_on(lwp, record, loop, args[5]);
-        if (begun > 0)
-            begun = begin_turn(lwp, record, loop, ready, poll, args[4]);
     }
-    Py_DECREF(ready);
-    if (loop_end_queue(loop, lwp, former) < 0 || over < 0 || begun < 0)
+    Py_INCREF(turns.ready);
+    char former = loop_begin_queue(turns.lwp);
+    int over = run(&turns);
+    Py_DECREF(turns.ready);
+    Py_DECREF(turns.away);
+    if (loop_end_queue(turns.loop, turns.lwp, former) < 0 || over < 0)
         return NULL;
     return PyBool_FromLong(over);
 }
@@ -328,6 +376,9 @@ static PyMethodDef functions[] = {
 int turns_exec(PyObject *module)
 {
     static const Name names[] = {
+        {&look_name, "look"},
+        {&conversations_name, "conversations"},
+        {&away_name, "away"},
         {&run_name, "_run"},
         {&put_back_name, "_put_back"},
         {&cancelled_name, "_cancelled"},

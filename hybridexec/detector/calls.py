@@ -102,6 +102,7 @@ class Call:
     """The call whose C code has called back into Python."""
 
     def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
+        # _core/calls.c does the same.
         self.site = site
         self.code = site.code()
         self.name = name

@@ -84,8 +84,11 @@ def sure(argument: Any, count: int) -> Verdict:
     return Verdict.SURE
 
 
+_NUMBERS = (int, float)  # `int | float` is made anew each time
+
+
 def _sleep(seconds: Any, count: int) -> Verdict:
-    if not isinstance(seconds, int | float) or 0 < seconds < 0.001:
+    if not isinstance(seconds, _NUMBERS) or 0 < seconds < 0.001:
         return Verdict.MAYBE
     return Verdict.SURE if seconds > 0 else Verdict.NEVER
 

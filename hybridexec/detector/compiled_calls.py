@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 
 from .._core import compiled
 from ..observing.upcalls import Detection, UpcallKind
-from ..protocol.lwp import LwpState, Region, current
+from ..protocol.lwp import IN_POLL, LwpState, Region, current
 from . import calls
 from .catalogue import Verdict, catalogue
 from .failing import failed
@@ -39,6 +40,9 @@ else:
             "on_return": calls.on_return,
             "failed": failed,
             "reserve": functools.partial(reserve, FRAMES + CALLS),
+            "frames": FRAMES + CALLS + 1,  # its own is one of them
+            "name_at": sys._getframemodulename,
+            "in_poll": IN_POLL,
         }
     )
     on_call, on_return = compiled.on_call, compiled.on_return

@@ -53,12 +53,11 @@ class CompiledTurns(Turns):
         if not begun and not carrying.batch_unfinished:
             carrying.batch = compiled.Batch(len(carrying.ready))
         poll = None if self._affinity.nested else self._loop._poll  # with none, or one that is not compiled: one turn
-        away = self._following.conversations.away
         over = False
         while not over and not self._needs_python():
             begun, raised = True, False
             try:
-                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following.look, away)
+                over = compiled.run_turns(lwp, carrying, self._loop, poll, self._following, self._affinity)
             except BaseException as exc:
                 if lwp.handle is None or lwp.handle is STEP_ENDED:
                     raise  # no step has

@@ -25,7 +25,8 @@ from ..detector.watch import Watch
 from ..engines.base import Engine
 from ..engines.handles import Step
 from ..following import libraries, tasks
-from ..following.following import Following, track
+from ..following.compiled_following import following_class
+from ..following.following import track
 from ..following.luggage import Luggage
 from ..observing.log import logger, say
 from ..observing.stats import Stats
@@ -117,7 +118,7 @@ class HybridLoop(_Engine):
         rooms = affinity.Affinity(carrying)
         reactions = self._reactions = Reactions(self, carrying, self._emitter, rooms, config, runner_codes)
         sampler = detector.sampler
-        self._following = Following(
+        self._following = following_class(
             self,
             carrying,
             reactions.attributes,

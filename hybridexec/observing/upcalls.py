@@ -180,6 +180,7 @@ class Emitter:
 
     Attributes:
         tally: of each kind so many, and how long blocks were.
+        hears_of_blocks: whether an instrument is told of blocks.
         shielded: whether what a signal handler raises comes up elsewhere, if it comes while an instrument is called.
     """
 
@@ -193,14 +194,14 @@ class Emitter:
         listeners = [_Listener(instrument) for instrument in instruments]
         for kind, method in METHODS.items():
             self._listeners[kind] = tuple(each for each in listeners if _listens(each.instrument, method))
+        self.hears_of_blocks = self._hears_of_blocks()
 
     def count(self, kind: UpcallKind) -> bool:
         """Count an upcall.  Returns whether it has a listener: if not, there is no need to build it."""
         self.tally.count(kind)
         return self._listeners[kind] != ()
 
-    def hears_of_blocks(self) -> bool:
-        """Whether an instrument is told of blocks."""
+    def _hears_of_blocks(self) -> bool:
         return self._listeners[UpcallKind.BLOCKED] != () or self._listeners[UpcallKind.UNBLOCKED] != ()
 
     def emit(self, upcall: Upcall) -> None:
@@ -239,6 +240,7 @@ class Emitter:
                 self._dropped.append(listener.name)
                 for kind, listeners in self._listeners.items():
                     self._listeners[kind] = tuple(each for each in listeners if each is not listener)
+                self.hears_of_blocks = self._hears_of_blocks()
         if tells:
             say(
                 logging.ERROR,

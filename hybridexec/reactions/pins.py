@@ -11,14 +11,21 @@ from ..protocol.lwp import LWP
 
 
 class Pins:
-    """Those of one loop.  Its steps change them."""
+    """Those of one loop.  Its steps change them.
+
+    Attributes:
+        tasks: those that are pinned, and how often.
+        used: whether there ever were any.
+    """
 
     def __init__(self) -> None:
         self.tasks: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+        self.used = False
 
     def pin(self, lwp: LWP, task: asyncio.Task[Any] | None) -> None:
         """``with pinned():`` begins."""
         if task is not None:
+            self.used = True
             self.tasks[task] = self.tasks.get(task, 0) + 1
             return
         if lwp.luggage.pin_step is not lwp.handle:

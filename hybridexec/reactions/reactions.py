@@ -71,7 +71,8 @@ class Reactions:
         self.carrying = carrying
         self.reporting = Reporting(loop, carrying, emitter, runner_codes)
         self.tally = emitter.tally
-        self._hears_of_blocks = emitter.hears_of_blocks
+        self.emitter = emitter
+        self.sampler = sampler
         self.pins = Pins()
         self.affinity = affinity
         self.connections = Connections()
@@ -106,28 +107,31 @@ class Reactions:
             self.over(lwp, call, raised=False)  # it is not made, either
 
     def leaves_plainly(self, lwp: LWP) -> bool:
-        """Whether the loop leaves a step whose call is sure to block, and nobody is told.  The compiled core asks."""
+        """Whether the loop leaves a step whose call is sure to block, and nobody is told.
+
+        The compiled core asks, where it cannot tell without a look at the stack.
+        """
         return (
             self.mode == "handoff"
             and lwp.handle is not IN_POLL
-            and sampler.refused is None
+            and self.sampler.refused is None
             and not self._is_tied(lwp, None)
             and not self._debugs(None, self.runner_codes)
-            and not self._hears_of_blocks()
+            and not self.emitter.hears_of_blocks
         )
 
     def _begin(self, lwp: LWP, call: Call, sure: bool) -> None:
         lwp.watch.call = call
         suspected = call.site.slow and not call.is_brief and self.mode == "handoff"
         acts = (sure or suspected) and self._acts(lwp, None)
-        leaves = acts and lwp.handle is not IN_POLL and (sampler.refused is None or not sampler.absent())
+        leaves = acts and lwp.handle is not IN_POLL and (self.sampler.refused is None or not self.sampler.absent())
         if not sure and not leaves:
             if call.is_brief and self.mode != "handoff":
                 call.loop_stays = True  # nobody is blamed for it
             elif lwp.state is LwpState.RUNNING:
                 reserve(FRAMES)
                 self.carrying.mark(lwp)
-                if sampler.refused is not None:
+                if self.sampler.refused is not None:
                     self.loop._send_queued()  # nobody would see that it lasts
         elif acts and self.mode == "raise":
             self._blocked(lwp, call)
@@ -174,7 +178,7 @@ class Reactions:
         lwp.watch.call = call
         try:
             stays = self.mode == "observe" or lwp.handle is IN_POLL or self._is_tied(lwp, None)
-            if stays or (sampler.refused is not None and sampler.absent()):
+            if stays or (self.sampler.refused is not None and self.sampler.absent()):
                 lwp.region = Region.HERE
                 lwp.slow_exit = True  # there may be an await in it
                 self.loop._send_queued()
@@ -475,7 +479,7 @@ class Reactions:
     def _is_tied(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether the loop must stay with the LWP's step: it is pinned, or no other thread could continue it."""
         pins, affinity = self.pins, self.affinity
-        if (pins.tasks or lwp.luggage.pin_count) and pins.hold(lwp):
+        if (pins.used or lwp.luggage.pin_count) and pins.hold(lwp):
             return True
         return (bool(affinity.nested) or GREENLET in sys.modules) and affinity.stays(lwp, frame or sys._getframe())
 
