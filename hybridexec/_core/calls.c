@@ -12,19 +12,30 @@ static PyObject *never, *sure, *blocked, *running; /* Verdict, LwpState */
 static PyObject *kind_blocked, *kind_unblocked;    /* UpcallKind */
 static PyObject *wait_code, *enter_code;           /* of threading.Condition: their callers matter */
 static PyObject *slow_call, *slow_return, *failed, *reserve;
-static PyObject *in_poll, *name_at; /* protocol/lwp.IN_POLL, sys._getframemodulename */
-static long frames;                           /* reserve() sees to so many */
+static PyObject *in_poll; /* protocol/lwp.IN_POLL */
+static int frames;        /* reserve() sees to so many */
+static PyObject *judge_of_sleep; /* catalogue.sleep_blocks, which is sure of so many seconds */
+static double least_sleep;
 static PyObject *looked_for[3];               /* modules that greenlets.py and stack.py look for */
 
 static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
-static PyObject *reactions_name, *call_name, *outer_name, *plain_name, *began_name, *site_name, *code_name, *trap_name;
+static PyObject *code_name;
 static PyObject *is_plain_name, *tally_name, *threshold_name, *leave_name, *rejoin_name, *replenish_name, *spare_name;
-static PyObject *mode_name, *handoff, *hold_again_name, *over_name, *interrupt_name, *slow_name, *reported_name;
-static PyObject *sampler_name, *refused_name, *affinity_name, *nested_name, *pins_name, *used_name, *luggage_name, *pin_count_name;
-static PyObject *emitter_name, *hears_name, *argument_name, *detection_name;
+static PyObject *mode_name, *handoff, *hold_again_name, *over_name, *interrupt_name, *slow_name;
+static PyObject *sampler_name, *refused_name, *affinity_name, *nested_name, *pins_name, *used_name;
+static PyObject *emitter_name, *hears_name;
 static PyObject *raised_is; /* ("raised",) */
 
 /* ---------------------------------------------------------------- what they have in common */
+
+/* NULL if it has none that is whole. */
+static WatchFields *watch_of(LwpFields *lwp)
+{
+    WatchFields *watch = (WatchFields *)lwp->watch;
+    if (watch == NULL || !PyObject_TypeCheck(lwp->watch, watch_fields_type))
+        return NULL;
+    return watch->call != NULL && watch->reactions != NULL && watch->trap != NULL ? watch : NULL;
+}
 
 /* The LWP of the calling thread; NULL if it is none, or without a step, or this package's own code runs. */
 static LwpFields *lwp_with_step(void)
@@ -38,8 +49,8 @@ static LwpFields *lwp_with_step(void)
         return NULL;
     }
     LwpFields *fields = (LwpFields *)lwp;
-    if (fields->handle != NULL && fields->handle != Py_None && fields->region == Py_None && fields->watch != NULL &&
-        fields->carrying != NULL && PyObject_TypeCheck(fields->carrying, record_fields_type))
+    if (fields->handle != NULL && fields->handle != Py_None && fields->region == Py_None && fields->carrying != NULL &&
+        PyObject_TypeCheck(fields->carrying, record_fields_type) && watch_of(fields) != NULL)
         return fields;
     Py_DECREF(lwp);
     return NULL;
@@ -97,7 +108,9 @@ static PyObject *verdict_of(PyObject *site, PyObject *entry, PyObject *argument)
     if (is_attribute(entry, binds_name, Py_None) <= 0 || is_attribute(entry, calls_back_name, Py_False) <= 0)
         return NULL;
     PyObject *judge = PyObject_GetAttr(entry, will_block_name), *count = NULL, *verdict = NULL;
-    if (judge != NULL && (count = PyObject_GetAttr(site, count_name)) != NULL)
+    if (judge == judge_of_sleep && PyFloat_CheckExact(argument) && PyFloat_AS_DOUBLE(argument) >= least_sleep)
+        verdict = Py_NewRef(sure);
+    else if (judge != NULL && (count = PyObject_GetAttr(site, count_name)) != NULL)
         verdict = PyObject_Vectorcall(judge, (PyObject *[]){argument, count}, 2, NULL);
     Py_XDECREF(count);
     Py_XDECREF(judge);
@@ -108,7 +121,9 @@ static PyObject *verdict_of(PyObject *site, PyObject *entry, PyObject *argument)
 static int is_inside(LwpFields *lwp)
 {
     PyObject *mutex = ((RecordFields *)lwp->carrying)->mutex;
-    return mutex == NULL ? 1 : truth(PyObject_CallMethodNoArgs(mutex, is_owned_name));
+    if (mutex == NULL)
+        return 1;
+    return is_mutex(mutex) ? mutex_is_owned(mutex) : truth(PyObject_CallMethodNoArgs(mutex, is_owned_name));
 }
 
 /* Whether a module is imported with which it takes a look at the stack to tell what keeps a step. */
@@ -124,8 +139,10 @@ static int needs_stack(void)
 /* As Reactions.leaves_plainly. */
 static int leaves_plainly(PyObject *reactions, LwpFields *lwp)
 {
-    PyObject *sampler = NULL, *affinity = NULL, *pins = NULL, *luggage = NULL, *emitter = NULL;
-    int is = lwp->handle != in_poll;
+    PyObject *sampler = NULL, *affinity = NULL, *pins = NULL, *emitter = NULL;
+    LuggageFields *luggage = (LuggageFields *)lwp->luggage;
+    int is = lwp->handle != in_poll && luggage != NULL && PyObject_TypeCheck(lwp->luggage, luggage_fields_type) &&
+             luggage->pin_count == 0;
     if (is > 0)
         is = (sampler = PyObject_GetAttr(reactions, sampler_name)) == NULL ? -1 : is_attribute(sampler, refused_name, Py_None);
     if (is > 0)
@@ -133,11 +150,8 @@ static int leaves_plainly(PyObject *reactions, LwpFields *lwp)
     if (is > 0)
         is = (pins = PyObject_GetAttr(reactions, pins_name)) == NULL ? -1 : is_false_attribute(pins, used_name);
     if (is > 0)
-        is = (luggage = PyObject_GetAttr((PyObject *)lwp, luggage_name)) == NULL ? -1 : is_false_attribute(luggage, pin_count_name);
-    if (is > 0)
         is = (emitter = PyObject_GetAttr(reactions, emitter_name)) == NULL ? -1 : is_false_attribute(emitter, hears_name);
     Py_XDECREF(emitter);
-    Py_XDECREF(luggage);
     Py_XDECREF(pins);
     Py_XDECREF(affinity);
     Py_XDECREF(sampler);
@@ -157,14 +171,10 @@ static int is_plain(PyObject *reactions, LwpFields *lwp)
     return leaves_plainly(reactions, lwp);
 }
 
-/* Whether the frames are left that the way back needs; -1 with an exception. */
-static int has_room(void)
+/* Whether the frames are left that the way back needs. */
+static bool has_room(void)
 {
-    PyObject *depth = PyLong_FromLong(Py_GetRecursionLimit() - frames);
-    PyObject *name = depth == NULL ? NULL : PyObject_CallOneArg(name_at, depth);
-    Py_XDECREF(depth);
-    Py_XDECREF(name);
-    return name == NULL ? -1 : name == Py_None;
+    return PyThreadState_Get()->py_recursion_remaining > frames;
 }
 
 static int replenish(RecordFields *record)
@@ -195,64 +205,64 @@ static int count_upcall(PyObject *reactions, PyObject *kind, double lasted)
 }
 
 /* As Reactions._leave: the call is LWP.watch.call by now. */
-static int leave(PyObject *reactions, LwpFields *lwp, PyObject *call)
+static int leave(PyObject *reactions, LwpFields *lwp, CallFields *call)
 {
-    int has = has_room();
-    if (has < 0 || (has == 0 && drop(PyObject_CallNoArgs(reserve)) < 0) || PyObject_SetAttr(call, plain_name, Py_True) < 0 || PyObject_SetAttr(call, reported_name, Py_True) < 0 ||
-        count_upcall(reactions, kind_blocked, -1.0) < 0)
+    if (!has_room() && drop(PyObject_CallNoArgs(reserve)) < 0)
+        return -1;
+    call->is_plain = call->reported = true;
+    if (count_upcall(reactions, kind_blocked, -1.0) < 0)
         return -1;
     int left = truth(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
     return left <= 0 ? left : replenish((RecordFields *)lwp->carrying);
 }
 
-/* As Call(site, name, argument, DECLARED). */
-static PyObject *call_new(PyObject *site, PyObject *name, PyObject *argument)
+/* As Call(site, name, argument, DECLARED); with what it is in. */
+static CallFields *call_new(PyObject *site, PyObject *name, PyObject *argument, PyObject *outer)
 {
-    PyObject *none = PyTuple_New(0), *reference = PyObject_GetAttr(site, code_name);
-    PyObject *code = reference == NULL ? NULL : PyObject_CallNoArgs(reference), *began = PyFloat_FromDouble(now());
-    PyObject *call = NULL;
-    if (none != NULL && code != NULL && began != NULL)
-        call = PyBaseObject_Type.tp_new((PyTypeObject *)call_type, none, NULL);
-    if (call != NULL &&
-        (PyObject_SetAttr(call, site_name, site) < 0 || PyObject_SetAttr(call, code_name, code) < 0 ||
-         PyObject_SetAttr(call, name_name, name) < 0 || PyObject_SetAttr(call, argument_name, argument) < 0 ||
-         PyObject_SetAttr(call, detection_name, declared) < 0 || PyObject_SetAttr(call, began_name, began) < 0))
-        Py_CLEAR(call);
-    Py_XDECREF(began);
-    Py_XDECREF(code);
+    PyObject *reference = PyObject_GetAttr(site, code_name);
+    PyObject *code = reference == NULL ? NULL : PyObject_CallNoArgs(reference);
     Py_XDECREF(reference);
-    Py_XDECREF(none);
+    CallFields *call = code == NULL ? NULL : (CallFields *)((PyTypeObject *)call_type)->tp_alloc((PyTypeObject *)call_type, 0);
+    if (call == NULL) {
+        Py_XDECREF(code);
+        return NULL;
+    }
+    call->site = Py_NewRef(site);
+    call->code = code;
+    call->name = Py_NewRef(name);
+    call->argument = Py_NewRef(argument);
+    call->detection = Py_NewRef(declared);
+    call->outer = Py_NewRef(outer);
+    call->began = now();
     return call;
 }
 
 /* As Reactions.call. */
 static int begin(PyObject *reactions, LwpFields *lwp, PyObject *site, PyObject *entry, PyObject *argument)
 {
-    PyObject *watch = lwp->watch, *name = PyObject_GetAttr(entry, name_name), *outer = NULL, *call = NULL;
-    if (name != NULL)
-        call = call_new(site, name, argument);
+    WatchFields *watch = watch_of(lwp);
+    PyObject *name = PyObject_GetAttr(entry, name_name), *outer = Py_NewRef(watch->call);
+    CallFields *call = name == NULL ? NULL : call_new(site, name, argument, outer);
     Py_XDECREF(name);
-    if (call == NULL || (outer = PyObject_GetAttr(watch, call_name)) == NULL ||
-        PyObject_SetAttr(call, outer_name, outer) < 0 || PyObject_SetAttr(watch, call_name, call) < 0) {
-        Py_XDECREF(outer);
-        Py_XDECREF(call);
-        return -1;
-    }
-    int done = leave(reactions, lwp, call);
-    if (done < 0) {
-        PyObject *raised = PyErr_GetRaisedException();
-        PyObject_SetAttr(watch, call_name, outer);
-        raise_again(raised);
-        hold_again(lwp);
-    } else if (lwp->interrupt != Py_None) { /* it is not made */
-        PyObject *over = PyObject_GetAttr(reactions, over_name), *result = NULL;
-        if (over != NULL)
-            result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, call, Py_False}, 2, raised_is);
-        Py_XDECREF(over);
-        done = drop(result);
+    int done = -1;
+    if (call != NULL) {
+        Py_SETREF(watch->call, Py_NewRef(call));
+        done = leave(reactions, lwp, call);
+        if (done < 0) {
+            PyObject *raised = PyErr_GetRaisedException();
+            Py_XSETREF(watch->call, Py_NewRef(outer));
+            raise_again(raised);
+            hold_again(lwp);
+        } else if (lwp->interrupt != Py_None) { /* it is not made */
+            PyObject *over = PyObject_GetAttr(reactions, over_name), *result = NULL;
+            if (over != NULL)
+                result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, (PyObject *)call, Py_False}, 2, raised_is);
+            Py_XDECREF(over);
+            done = drop(result);
+        }
     }
     Py_DECREF(outer);
-    Py_DECREF(call);
+    Py_XDECREF(call);
     return done;
 }
 
@@ -274,11 +284,11 @@ static int begin_if_plain(LwpFields *lwp, PyObject *code, PyObject *offset, PyOb
     else if (verdict != sure)
         is = 0;
     else {
-        PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name);
-        is = reactions == NULL ? -1 : is_plain(reactions, lwp);
+        PyObject *reactions = Py_NewRef(watch_of(lwp)->reactions);
+        is = is_plain(reactions, lwp);
         if (is > 0 && begin(reactions, lwp, site, entry, argument) < 0)
             is = -1;
-        Py_XDECREF(reactions);
+        Py_DECREF(reactions);
     }
     Py_XDECREF(verdict);
     Py_XDECREF(entry);
@@ -307,21 +317,19 @@ static PyObject *on_call(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 /* ---------------------------------------------------------------- a call is over */
 
 /* Whether a call is one that has begun here, and is the one that is over; -1 with an exception. */
-static int is_over_here(LwpFields *lwp, PyObject *call, PyObject *code, PyObject *offset)
+static int is_over_here(LwpFields *lwp, PyObject *object, PyObject *code, PyObject *offset)
 {
-    if (!Py_IS_TYPE(call, (PyTypeObject *)call_type) || is_attribute(call, plain_name, Py_True) <= 0 ||
-        is_attribute(call, code_name, code) <= 0 || is_attribute(lwp->watch, trap_name, Py_None) <= 0)
-        return PyErr_Occurred() != NULL ? -1 : 0;
-    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name);
-    int moves = reactions == NULL ? -1 : hands_off(reactions); /* a run in another mode may follow */
-    Py_XDECREF(reactions);
+    WatchFields *watch = watch_of(lwp);
+    CallFields *call = (CallFields *)object;
+    if (!Py_IS_TYPE(object, (PyTypeObject *)call_type) || !call->is_plain || call->code != code ||
+        watch->trap != Py_None || call->site == NULL || call->outer == NULL)
+        return 0;
+    int moves = hands_off(watch->reactions); /* a run in another mode may follow */
     if (moves <= 0)
         return moves;
-    PyObject *site = PyObject_GetAttr(call, site_name);
-    PyObject *where = site == NULL ? NULL : PyObject_GetAttr(site, offset_name);
+    PyObject *where = PyObject_GetAttr(call->site, offset_name);
     int is = where == NULL ? -1 : PyObject_RichCompareBool(where, offset, Py_EQ);
     Py_XDECREF(where);
-    Py_XDECREF(site);
     return is;
 }
 
@@ -333,43 +341,32 @@ static double number_of(PyObject *object, PyObject *name)
     return value;
 }
 
-static int note_speed(PyObject *call, bool slow)
-{
-    PyObject *site = PyObject_GetAttr(call, site_name);
-    int done = site == NULL ? -1 : PyObject_SetAttr(site, slow_name, slow ? Py_True : Py_False);
-    Py_XDECREF(site);
-    return done;
-}
-
 /* As Reactions.resume; with the region that no call in it is the step's. */
-static int resume(PyObject *reactions, LwpFields *lwp, PyObject *call)
+static int resume(PyObject *reactions, LwpFields *lwp, CallFields *call)
 {
-    double began = number_of(call, began_name), threshold = number_of(reactions, threshold_name);
-    double lasted = now() - began; /* what follows is waiting for its turn */
+    double threshold = number_of(reactions, threshold_name);
+    double lasted = now() - call->began; /* what follows is waiting for its turn */
     if (PyErr_Occurred() != NULL || count_upcall(reactions, kind_unblocked, lasted) < 0)
         return -1;
     if (drop(PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp)) < 0)
         return -1;
-    return note_speed(call, lasted >= threshold);
+    return PyObject_SetAttr(call->site, slow_name, lasted >= threshold ? Py_True : Py_False);
 }
 
 /* As Reactions.over. */
-static int end(LwpFields *lwp, PyObject *call)
+static int end(LwpFields *lwp, CallFields *call)
 {
-    PyObject *reactions = PyObject_GetAttr(lwp->watch, reactions_name), *outer = NULL;
-    int result = -1;
-    if (reactions != NULL && (outer = PyObject_GetAttr(call, outer_name)) != NULL &&
-        PyObject_SetAttr(lwp->watch, call_name, outer) == 0) {
-        Py_XSETREF(lwp->region, Py_NewRef(own_region));
-        result = resume(reactions, lwp, call);
-        if (result < 0)
-            hold_again(lwp);
-        Py_XSETREF(lwp->region, Py_NewRef(Py_None));
-        if (result == 0 && lwp->interrupt != Py_None)
-            result = drop(PyObject_CallMethodOneArg(reactions, interrupt_name, (PyObject *)lwp));
-    }
-    Py_XDECREF(outer);
-    Py_XDECREF(reactions);
+    WatchFields *watch = watch_of(lwp);
+    PyObject *reactions = Py_NewRef(watch->reactions);
+    Py_SETREF(watch->call, Py_NewRef(call->outer)); /* the caller has a reference to the call */
+    Py_XSETREF(lwp->region, Py_NewRef(own_region));
+    int result = resume(reactions, lwp, call);
+    if (result < 0)
+        hold_again(lwp);
+    Py_XSETREF(lwp->region, Py_NewRef(Py_None));
+    if (result == 0 && lwp->interrupt != Py_None)
+        result = drop(PyObject_CallMethodOneArg(reactions, interrupt_name, (PyObject *)lwp));
+    Py_DECREF(reactions);
     return result;
 }
 
@@ -380,15 +377,15 @@ static PyObject *on_return(PyObject *Py_UNUSED(module), PyObject *const *args, P
     if (lwp == NULL)
         return PyObject_Vectorcall(slow_return, args, (size_t)count, NULL);
     lwp->callbacks++;
-    PyObject *call = PyObject_GetAttr(lwp->watch, call_name), *result = NULL;
-    int over = call == NULL ? -1 : call == Py_None ? 1 : is_over_here(lwp, call, args[0], args[1]);
+    PyObject *call = Py_NewRef(watch_of(lwp)->call), *result = NULL;
+    int over = call == Py_None ? 1 : is_over_here(lwp, call, args[0], args[1]);
     if (over == 0)
         result = PyObject_Vectorcall(slow_return, args, (size_t)count, NULL);
-    else if (over < 0 || (call != Py_None && end(lwp, call) < 0))
+    else if (over < 0 || (call != Py_None && end(lwp, (CallFields *)call) < 0))
         result = fail();
     else
         result = Py_NewRef(Py_None);
-    Py_XDECREF(call);
+    Py_DECREF(call);
     lwp->callbacks--;
     Py_DECREF(lwp);
     return result;
@@ -422,7 +419,7 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
         {&failed, "failed"},
         {&reserve, "reserve"},
         {&in_poll, "in_poll"},
-        {&name_at, "name_at"},
+        {&judge_of_sleep, "judge_of_sleep"},
     };
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++) {
         PyObject *value = PyMapping_GetItemString(known, needed[i].name);
@@ -430,13 +427,16 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
             return NULL;
         Py_XSETREF(*needed[i].place, value);
     }
-    PyObject *number = PyMapping_GetItemString(known, "frames");
-    frames = number == NULL ? -1 : PyLong_AsLong(number);
+    PyObject *number = PyMapping_GetItemString(known, "frames"), *seconds = PyMapping_GetItemString(known, "least_sleep");
+    frames = number == NULL ? -1 : (int)PyLong_AsLong(number);
+    least_sleep = seconds == NULL ? -1.0 : PyFloat_AsDouble(seconds);
+    Py_XDECREF(seconds);
     Py_XDECREF(number);
     if (PyErr_Occurred() != NULL)
         return NULL;
-    if (!PyDict_Check(current) || !PyDict_Check(sites) || !PyDict_Check(entries) || !PyType_Check(call_type))
-        return PyErr_Format(PyExc_TypeError, "current, sites and entries are dictionaries, call_type is a type");
+    if (!PyDict_Check(current) || !PyDict_Check(sites) || !PyDict_Check(entries) || !PyType_Check(call_type) ||
+        !PyType_IsSubtype((PyTypeObject *)call_type, call_fields_type))
+        return PyErr_Format(PyExc_TypeError, "current, sites and entries are dictionaries, call_type is one of calls");
     Py_RETURN_NONE;
 }
 
@@ -457,14 +457,7 @@ int calls_exec(PyObject *module)
         {&name_name, "name"},
         {&count_name, "count"},
         {&offset_name, "offset"},
-        {&reactions_name, "reactions"},
-        {&call_name, "call"},
-        {&outer_name, "outer"},
-        {&plain_name, "is_plain"},
-        {&began_name, "began"},
-        {&site_name, "site"},
         {&code_name, "code"},
-        {&trap_name, "trap"},
         {&is_plain_name, "leaves_plainly"},
         {&tally_name, "tally"},
         {&threshold_name, "threshold"},
@@ -478,19 +471,14 @@ int calls_exec(PyObject *module)
         {&over_name, "over"},
         {&interrupt_name, "interrupt"},
         {&slow_name, "slow"},
-        {&reported_name, "reported"},
         {&sampler_name, "sampler"},
         {&refused_name, "refused"},
         {&affinity_name, "affinity"},
         {&nested_name, "nested"},
         {&pins_name, "pins"},
         {&used_name, "used"},
-        {&luggage_name, "luggage"},
-        {&pin_count_name, "pin_count"},
         {&emitter_name, "emitter"},
         {&hears_name, "hears_of_blocks"},
-        {&argument_name, "argument"},
-        {&detection_name, "detection"},
         {&looked_for[0], "greenlet"},
         {&looked_for[1], "bdb"},
         {&looked_for[2], "pydevd"},

@@ -145,6 +145,7 @@ typedef struct {
     PyObject *carrying;
     PyObject *region;
     PyObject *watch;
+    PyObject *luggage;
     double since;
     double deadline;
     unsigned long ident;
@@ -188,15 +189,85 @@ typedef struct {
     char unseen;
 } RecordFields;
 
-extern PyTypeObject *lwp_fields_type, *record_fields_type;
+/* Those of a Watch (detector/watch.py). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *call;
+    PyObject *reactions;
+    PyObject *trap;
+} WatchFields;
+
+/* Those of a Call (detector/calls.py). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *argument;
+    PyObject *code;
+    PyObject *detection;
+    PyObject *name;
+    PyObject *outer;
+    PyObject *site;
+    double began;
+    char is_plain;
+    char reported;
+} CallFields;
+
+/* Those of an LWP's luggage (following/luggage.py). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *attributes;
+    PyObject *task;
+    PyObject *tracers;
+    PyObject *wardrobe;
+    unsigned long identity;
+    int pin_count;
+    char check_bindings;
+} LuggageFields;
+
+/* Those of what follows a loop (following/following.py, marks.py, tracers.py). */
+typedef struct {
+    PyObject_HEAD
+    PyObject *attributes;
+    PyObject *away; /* Conversations.away */
+    PyObject *held; /* RLocks.held */
+    PyObject *loop;
+    PyObject *look;
+    PyObject *marks;
+    PyObject *tracers;
+    PyObject *values;
+} FollowingFields;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *kept;
+    PyObject *leaver;
+} MarksFields;
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *profiler;
+    PyObject *tracer;
+    PyObject *untold;
+    char active;
+} TracersFields;
+
+extern PyTypeObject *lwp_fields_type, *record_fields_type, *watch_fields_type, *call_fields_type, *luggage_fields_type;
+extern PyTypeObject *following_fields_type, *marks_fields_type, *tracers_fields_type;
 
 int fields_exec(PyObject *module);
+
+/* ---------------------------------------------------------------- mutex.c */
+
+bool is_mutex(PyObject *object);
+bool mutex_is_owned(PyObject *mutex); /* by the calling thread */
+bool mutex_try(PyObject *mutex);      /* whether the calling thread has it, without waiting */
+int mutex_release(PyObject *mutex);   /* -1 with an exception if it is not the calling thread's */
+int mutex_exec(PyObject *module);
 
 /* ---------------------------------------------------------------- after_step.c */
 
 /* The LWP's step has ended with slow_exit set.  Returns 1 if nothing has to be seen to but that it has been without the loop,
  * and LWP.handle is ended (STEP_ENDED) by now; 0 if it is for Python; -1 with an exception. */
-int after_step(LwpFields *lwp, RecordFields *record, PyObject *following, PyObject *affinity, PyObject *ended);
+int after_step(LwpFields *lwp, RecordFields *record, FollowingFields *following, PyObject *affinity, PyObject *ended);
 int after_step_exec(PyObject *module);
 
 /* ---------------------------------------------------------------- moves.c, calls.c, following.c, tally.c */

@@ -1,42 +1,50 @@
-/* Slots of the protocol's objects that compiled code looks at.  Python code reads and writes them as it does any. */
+/* Fields of objects of Python classes that compiled code looks at.  Python code reads and writes them as it does any. */
 #include "core.h"
 
 #include <math.h>
 
-PyTypeObject *lwp_fields_type, *record_fields_type;
-
-/* ---------------------------------------------------------------- what both have in common
+/* ---------------------------------------------------------------- what they have in common
  *
  * Their references are those of their members: each is named once, in its table.
  */
+
+static void dealloc(PyObject *self);
+
+static const PyMemberDef *members_of(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self); /* or one that is derived from ours, in Python */
+    while (type->tp_dealloc != dealloc)
+        type = type->tp_base;
+    return type->tp_members;
+}
 
 static PyObject **reference(PyObject *self, const PyMemberDef *member)
 {
     return (PyObject **)((char *)self + member->offset);
 }
 
-static int traverse_members(PyObject *self, const PyMemberDef *member, visitproc visit, void *arg)
+static int traverse(PyObject *self, visitproc visit, void *arg)
 {
-    for (; member->name != NULL; member++)
+    for (const PyMemberDef *member = members_of(self); member->name != NULL; member++)
         if (member->type == Py_T_OBJECT_EX)
             Py_VISIT(*reference(self, member));
     Py_VISIT(Py_TYPE(self));
     return 0;
 }
 
-static int clear_members(PyObject *self, const PyMemberDef *member)
+static int clear(PyObject *self)
 {
-    for (; member->name != NULL; member++)
+    for (const PyMemberDef *member = members_of(self); member->name != NULL; member++)
         if (member->type == Py_T_OBJECT_EX)
             Py_CLEAR(*reference(self, member));
     return 0;
 }
 
-static void dealloc(PyObject *self, const PyMemberDef *members)
+static void dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    clear_members(self, members);
+    clear(self);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -51,6 +59,7 @@ static PyMemberDef lwp_members[] = {
     {"region", Py_T_OBJECT_EX, offsetof(LwpFields, region), 0, NULL},
     {"state", Py_T_OBJECT_EX, offsetof(LwpFields, state), 0, NULL},
     {"watch", Py_T_OBJECT_EX, offsetof(LwpFields, watch), 0, NULL},
+    {"luggage", Py_T_OBJECT_EX, offsetof(LwpFields, luggage), 0, NULL},
     {"since", Py_T_DOUBLE, offsetof(LwpFields, since), 0, NULL},
     {"deadline", Py_T_DOUBLE, offsetof(LwpFields, deadline), 0, NULL},
     {"callbacks", Py_T_INT, offsetof(LwpFields, callbacks), 0, NULL},
@@ -58,37 +67,6 @@ static PyMemberDef lwp_members[] = {
     {"ident", Py_T_ULONG, offsetof(LwpFields, ident), 0, NULL},
     {"slow_exit", Py_T_BOOL, offsetof(LwpFields, slow_exit), 0, NULL},
     {NULL, 0, 0, 0, NULL},
-};
-
-static int lwp_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    return traverse_members(self, lwp_members, visit, arg);
-}
-
-static int lwp_clear(PyObject *self)
-{
-    return clear_members(self, lwp_members);
-}
-
-static void lwp_dealloc(PyObject *self)
-{
-    dealloc(self, lwp_members);
-}
-
-static PyType_Slot lwp_slots[] = {
-    {Py_tp_doc, "Slots of an LWP."},
-    {Py_tp_dealloc, lwp_dealloc},
-    {Py_tp_traverse, lwp_traverse},
-    {Py_tp_clear, lwp_clear},
-    {Py_tp_members, lwp_members},
-    {0, NULL},
-};
-
-static PyType_Spec lwp_spec = {
-    .name = "hybridexec._core.compiled.LwpFields",
-    .basicsize = sizeof(LwpFields),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = lwp_slots,
 };
 
 /* ---------------------------------------------------------------- Record */
@@ -178,21 +156,6 @@ static PyMemberDef record_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static int record_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    return traverse_members(self, record_members, visit, arg);
-}
-
-static int record_clear(PyObject *self)
-{
-    return clear_members(self, record_members);
-}
-
-static void record_dealloc(PyObject *self)
-{
-    dealloc(self, record_members);
-}
-
 static PyGetSetDef record_getset[] = {
     {"due", (getter)get_due, (setter)set_due, "When the holder has to look up between two steps; None: never.", NULL},
     {"holder_ident", (getter)get_holder_ident, (setter)set_holder_ident,
@@ -200,27 +163,111 @@ static PyGetSetDef record_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-static PyType_Slot record_slots[] = {
-    {Py_tp_doc, "Fields of a record."},
-    {Py_tp_new, record_new},
-    {Py_tp_dealloc, record_dealloc},
-    {Py_tp_traverse, record_traverse},
-    {Py_tp_clear, record_clear},
-    {Py_tp_members, record_members},
-    {Py_tp_getset, record_getset},
-    {0, NULL},
+/* ---------------------------------------------------------------- what the detector keeps */
+
+static PyMemberDef watch_members[] = {
+    {"call", Py_T_OBJECT_EX, offsetof(WatchFields, call), 0, NULL},
+    {"reactions", Py_T_OBJECT_EX, offsetof(WatchFields, reactions), 0, NULL},
+    {"trap", Py_T_OBJECT_EX, offsetof(WatchFields, trap), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Spec record_spec = {
-    .name = "hybridexec._core.compiled.RecordFields",
-    .basicsize = sizeof(RecordFields),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = record_slots,
+static PyMemberDef call_members[] = {
+    {"argument", Py_T_OBJECT_EX, offsetof(CallFields, argument), 0, NULL},
+    {"code", Py_T_OBJECT_EX, offsetof(CallFields, code), 0, NULL},
+    {"detection", Py_T_OBJECT_EX, offsetof(CallFields, detection), 0, NULL},
+    {"name", Py_T_OBJECT_EX, offsetof(CallFields, name), 0, NULL},
+    {"outer", Py_T_OBJECT_EX, offsetof(CallFields, outer), 0, NULL},
+    {"site", Py_T_OBJECT_EX, offsetof(CallFields, site), 0, NULL},
+    {"began", Py_T_DOUBLE, offsetof(CallFields, began), 0, NULL},
+    {"is_plain", Py_T_BOOL, offsetof(CallFields, is_plain), 0, NULL},
+    {"reported", Py_T_BOOL, offsetof(CallFields, reported), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
 };
+
+/* ---------------------------------------------------------------- what follows a loop */
+
+static PyMemberDef luggage_members[] = {
+    {"attributes", Py_T_OBJECT_EX, offsetof(LuggageFields, attributes), 0, NULL},
+    {"task", Py_T_OBJECT_EX, offsetof(LuggageFields, task), 0, NULL},
+    {"tracers", Py_T_OBJECT_EX, offsetof(LuggageFields, tracers), 0, NULL},
+    {"wardrobe", Py_T_OBJECT_EX, offsetof(LuggageFields, wardrobe), 0, NULL},
+    {"identity", Py_T_ULONG, offsetof(LuggageFields, identity), 0, NULL},
+    {"pin_count", Py_T_INT, offsetof(LuggageFields, pin_count), 0, NULL},
+    {"check_bindings", Py_T_BOOL, offsetof(LuggageFields, check_bindings), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef following_members[] = {
+    {"_attributes", Py_T_OBJECT_EX, offsetof(FollowingFields, attributes), 0, NULL},
+    {"_away", Py_T_OBJECT_EX, offsetof(FollowingFields, away), 0, NULL},
+    {"_held", Py_T_OBJECT_EX, offsetof(FollowingFields, held), 0, NULL},
+    {"_loop", Py_T_OBJECT_EX, offsetof(FollowingFields, loop), 0, NULL},
+    {"_marks", Py_T_OBJECT_EX, offsetof(FollowingFields, marks), 0, NULL},
+    {"look", Py_T_OBJECT_EX, offsetof(FollowingFields, look), 0, NULL},
+    {"tracers", Py_T_OBJECT_EX, offsetof(FollowingFields, tracers), 0, NULL},
+    {"values", Py_T_OBJECT_EX, offsetof(FollowingFields, values), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef marks_members[] = {
+    {"kept", Py_T_OBJECT_EX, offsetof(MarksFields, kept), 0, NULL},
+    {"leaver", Py_T_OBJECT_EX, offsetof(MarksFields, leaver), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyMemberDef tracers_members[] = {
+    {"_profiler", Py_T_OBJECT_EX, offsetof(TracersFields, profiler), 0, NULL},
+    {"_tracer", Py_T_OBJECT_EX, offsetof(TracersFields, tracer), 0, NULL},
+    {"_untold", Py_T_OBJECT_EX, offsetof(TracersFields, untold), 0, NULL},
+    {"active", Py_T_BOOL, offsetof(TracersFields, active), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+/* ---------------------------------------------------------------- the types */
+
+PyTypeObject *lwp_fields_type, *record_fields_type, *watch_fields_type, *call_fields_type, *luggage_fields_type;
+PyTypeObject *following_fields_type, *marks_fields_type, *tracers_fields_type;
+
+static PyTypeObject *add(PyObject *module, const char *name, size_t size, PyMemberDef *members, PyType_Slot *others)
+{
+    enum { OWN = 4, MOST = 8 };
+    PyType_Slot slots[MOST] = {
+        {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse}, {Py_tp_clear, clear}, {Py_tp_members, members}};
+    for (int i = OWN; others->slot != 0; i++, others++)
+        slots[i] = *others;
+    PyType_Spec spec = {
+        .name = name,
+        .basicsize = (int)size,
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+        .slots = slots,
+    };
+    return add_type(module, &spec, NULL);
+}
 
 int fields_exec(PyObject *module)
 {
-    lwp_fields_type = add_type(module, &lwp_spec, NULL);
-    record_fields_type = add_type(module, &record_spec, NULL);
-    return lwp_fields_type == NULL || record_fields_type == NULL ? -1 : 0;
+    PyType_Slot none[] = {{0, NULL}};
+    PyType_Slot of_record[] = {{Py_tp_new, record_new}, {Py_tp_getset, record_getset}, {0, NULL}};
+    const struct {
+        PyTypeObject **type;
+        const char *name;
+        size_t size;
+        PyMemberDef *members;
+        PyType_Slot *others;
+    } types[] = {
+        {&lwp_fields_type, "hybridexec._core.compiled.LwpFields", sizeof(LwpFields), lwp_members, none},
+        {&record_fields_type, "hybridexec._core.compiled.RecordFields", sizeof(RecordFields), record_members, of_record},
+        {&watch_fields_type, "hybridexec._core.compiled.WatchFields", sizeof(WatchFields), watch_members, none},
+        {&call_fields_type, "hybridexec._core.compiled.CallFields", sizeof(CallFields), call_members, none},
+        {&luggage_fields_type, "hybridexec._core.compiled.LuggageFields", sizeof(LuggageFields), luggage_members, none},
+        {&following_fields_type, "hybridexec._core.compiled.FollowingFields", sizeof(FollowingFields),
+         following_members, none},
+        {&marks_fields_type, "hybridexec._core.compiled.MarksFields", sizeof(MarksFields), marks_members, none},
+        {&tracers_fields_type, "hybridexec._core.compiled.TracersFields", sizeof(TracersFields), tracers_members, none},
+    };
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
+        if ((*types[i].type = add(module, types[i].name, types[i].size, types[i].members, types[i].others)) == NULL)
+            return -1;
+    return 0;
 }

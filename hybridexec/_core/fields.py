@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import compiled
@@ -21,6 +22,7 @@ if TYPE_CHECKING or compiled is None:
             "ident",
             "interrupt",
             "lost_loop",
+            "luggage",
             "region",
             "since",
             "slow_exit",
@@ -36,6 +38,7 @@ if TYPE_CHECKING or compiled is None:
         ident: int
         interrupt: BaseException | None
         lost_loop: bool
+        luggage: Any
         region: Any
         since: float
         slow_exit: bool
@@ -76,5 +79,69 @@ if TYPE_CHECKING or compiled is None:
         waking: Any
         wakeups: int
 
+    class WatchFields:
+        """Slots of a watch (``detector/watch.py``)."""
+
+        __slots__ = ("call", "reactions", "trap")
+
+        call: Any
+        reactions: Any
+        trap: Any
+
+    class CallFields:
+        """Fields of a call (``detector/calls.py``)."""
+
+        argument: Any
+        began: float
+        code: Any
+        detection: Any
+        is_plain: bool = False
+        name: str | None
+        outer: Any
+        reported: bool = False
+        site: Any
+
+    class LuggageFields:
+        """Slots of an LWP's luggage (``following/luggage.py``)."""
+
+        __slots__ = ("attributes", "check_bindings", "identity", "pin_count", "task", "tracers", "wardrobe")
+
+        attributes: Any
+        check_bindings: bool
+        identity: int
+        pin_count: int
+        task: Any
+        tracers: tuple[Any, Any]
+        wardrobe: Any
+
+    class FollowingFields:
+        """Fields of what follows a loop (``following/following.py``)."""
+
+        _attributes: Any
+        _away: dict[Any, Any]
+        _held: dict[Any, Any]
+        _loop: Any
+        _marks: Any
+        look: Callable[[], None]
+        tracers: Any
+        values: Any
+
+    class MarksFields:
+        """Fields of a loop's marks (``following/marks.py``)."""
+
+        kept: dict[Any, Any]
+        leaver: Any
+
+    class TracersFields:
+        """Fields of a loop's tracers (``following/tracers.py``)."""
+
+        _profiler: Any
+        _tracer: Any
+        _untold: list[str]
+        active: bool
+
 else:
     LwpFields, RecordFields = compiled.LwpFields, compiled.RecordFields
+    WatchFields, CallFields = compiled.WatchFields, compiled.CallFields
+    LuggageFields, FollowingFields = compiled.LuggageFields, compiled.FollowingFields
+    MarksFields, TracersFields = compiled.MarksFields, compiled.TracersFields

@@ -8,26 +8,24 @@
 /* What this needs of the Python code beside it (following_know). */
 static PyObject *current_tasks, *tasks, *away, *gettrace, *getprofile, *slow_detach, *slow_attach;
 
-static PyObject *luggage_name, *tracers_name, *tracer_name, *profiler_name, *untold_name, *rlocks_name, *held_name;
-static PyObject *values_name, *marks_name, *leaver_name, *kept_name, *conversations_name, *away_name, *wardrobe_name;
-static PyObject *worn_name, *attributes_name, *own_attributes_name, *task_name, *identity_name, *loop_name, *look_name;
-static PyObject *thread_id_name, *send_queued_name, *self_name, *sniffio_name, *thread_local_name;
-static PyObject *name_name;
+static PyObject *worn_name, *values_name, *thread_id_name, *send_queued_name, *self_name, *sniffio_name;
+static PyObject *thread_local_name, *name_name;
 static PyObject *with_step; /* ("with_step",) */
+
+/* What a detach or an attach is about.  All references are borrowed of the caller. */
+typedef struct {
+    FollowingFields *following;
+    MarksFields *marks;
+    TracersFields *tracers;
+    LwpFields *lwp;
+    LuggageFields *luggage;
+    bool with_step;
+} Follows;
 
 /* ---------------------------------------------------------------- conditions
  *
  * 1 if so, 0 if not, -1 with an exception.
  */
-
-/* Whether a container, an attribute of an attribute, is empty. */
-static int is_empty_at(PyObject *object, PyObject *part_name, PyObject *name)
-{
-    PyObject *part = PyObject_GetAttr(object, part_name);
-    int is = part == NULL ? -1 : is_false_attribute(part, name);
-    Py_XDECREF(part);
-    return is;
-}
 
 static int says_none(PyObject *function)
 {
@@ -37,30 +35,20 @@ static int says_none(PyObject *function)
 }
 
 /* Whether the loop has no tracer and no profiler, and the calling thread has none, either. */
-static int is_untraced(PyObject *following)
+static int is_untraced(const Follows *follows)
 {
-    PyObject *tracers = PyObject_GetAttr(following, tracers_name);
-    if (tracers == NULL)
-        return -1;
-    int is = is_attribute(tracers, tracer_name, Py_None);
-    if (is > 0)
-        is = is_attribute(tracers, profiler_name, Py_None);
-    Py_DECREF(tracers);
-    if (is > 0)
-        is = says_none(gettrace);
+    if (follows->tracers->tracer != Py_None || follows->tracers->profiler != Py_None)
+        return 0;
+    int is = says_none(gettrace);
     return is > 0 ? says_none(getprofile) : is;
 }
 
-/* Whether nothing of the thread's was there when it gave the loop up the last time: luggage.tracers is (None, None). */
-static int was_untraced(PyObject *luggage)
+/* Whether the thread had none when it gave the loop up the last time: Luggage.tracers is (None, None). */
+static bool was_untraced(const Follows *follows)
 {
-    PyObject *known = PyObject_GetAttr(luggage, tracers_name);
-    if (known == NULL)
-        return -1;
-    int is = PyTuple_Check(known) && PyTuple_GET_SIZE(known) == 2 && PyTuple_GET_ITEM(known, 0) == Py_None &&
-             PyTuple_GET_ITEM(known, 1) == Py_None;
-    Py_DECREF(known);
-    return is;
+    PyObject *known = follows->luggage->tracers;
+    return known != NULL && PyTuple_Check(known) && PyTuple_GET_SIZE(known) == 2 &&
+           PyTuple_GET_ITEM(known, 0) == Py_None && PyTuple_GET_ITEM(known, 1) == Py_None;
 }
 
 /* Whether the LWP's step is one of a task. */
@@ -98,130 +86,126 @@ static int is_unmarked(void)
 
 /* ---------------------------------------------------------------- detach */
 
-static int detaches_plainly(PyObject *following, LwpFields *lwp, PyObject *luggage, bool leaves_step)
+static int detaches_plainly(const Follows *follows)
 {
-    if (lwp->ident != PyThread_get_thread_ident())
+    if (!was_untraced(follows))
         return 0;
-    int is = was_untraced(luggage);
-    if (is > 0)
-        is = is_untraced(following);
-    if (is > 0 && leaves_step)
-        is = is_step_of_task(lwp);
-    if (is > 0 && leaves_step)
-        is = is_empty_at(following, rlocks_name, held_name);
-    return is;
+    int is = is_untraced(follows);
+    if (is <= 0 || !follows->with_step)
+        return is;
+    return PyDict_GET_SIZE(follows->following->held) > 0 ? 0 : is_step_of_task(follows->lwp);
 }
 
 /* Its task is the loop's current one no longer, and what marks of it there are will be looked for. */
-static int put_down(PyObject *following, LwpFields *lwp, PyObject *luggage)
+static int put_down(const Follows *follows)
 {
-    PyObject *loop = PyObject_GetAttr(following, loop_name), *marks = NULL, *task = NULL;
-    int done = loop == NULL ? -1 : drop(PyObject_CallMethodNoArgs(loop, send_queued_name));
-    if (done == 0)
-        done = is_attribute(following, values_name, Py_None);
-    if (done == 0 && (done = PyDict_Contains(PyImport_GetModuleDict(), sniffio_name)) > 0) {
-        marks = PyObject_GetAttr(following, marks_name);
-        done = marks == NULL ? -1 : PyObject_SetAttr(marks, leaver_name, (PyObject *)lwp);
+    PyObject *loop = follows->following->loop;
+    if (drop(PyObject_CallMethodNoArgs(loop, send_queued_name)) < 0)
+        return -1;
+    if (follows->following->values != Py_None) {
+        int is_imported = PyDict_Contains(PyImport_GetModuleDict(), sniffio_name);
+        if (is_imported < 0)
+            return -1;
+        if (is_imported)
+            Py_XSETREF(follows->marks->leaver, Py_NewRef(follows->lwp));
     }
-    if (done >= 0 && (task = Py_XNewRef(PyDict_GetItemWithError(current_tasks, loop))) != NULL &&
-        PyObject_SetAttr(luggage, task_name, task) == 0)
-        PyDict_DelItem(current_tasks, loop);
-    Py_XDECREF(task);
-    Py_XDECREF(marks);
-    Py_XDECREF(loop);
-    return PyErr_Occurred() != NULL ? -1 : 0;
+    PyObject *task = PyDict_GetItemWithError(current_tasks, loop); /* borrowed */
+    if (task == NULL)
+        return PyErr_Occurred() != NULL ? -1 : 0;
+    Py_XSETREF(follows->luggage->task, Py_NewRef(task));
+    return PyDict_DelItem(current_tasks, loop);
 }
 
 /* ---------------------------------------------------------------- attach */
 
-static int attaches_plainly(PyObject *following, LwpFields *lwp, PyObject *luggage, bool has_step, PyObject *leaver)
+/* Whether the LWP sees the thread-locals of the loop's home, or is in a step, which has them. */
+static int is_dressed(const Follows *follows)
 {
-    if (lwp->ident != PyThread_get_thread_ident())
+    if (follows->lwp->handle != Py_None)
+        return 1;
+    return is_attribute(follows->luggage->wardrobe, worn_name, follows->following->values);
+}
+
+static int attaches_plainly(const Follows *follows)
+{
+    MarksFields *marks = follows->marks;
+    if (PyDict_GET_SIZE(follows->following->held) > 0 || PyList_GET_SIZE(follows->tracers->untold) > 0)
         return 0;
-    int is = 1;
-    if (lwp->handle == Py_None) { /* it may have to be dressed */
-        PyObject *values = PyObject_GetAttr(following, values_name);
-        PyObject *wardrobe = values == NULL ? NULL : PyObject_GetAttr(luggage, wardrobe_name);
-        is = wardrobe == NULL ? -1 : is_attribute(wardrobe, worn_name, values);
-        Py_XDECREF(wardrobe);
-        Py_XDECREF(values);
-    }
+    if (follows->with_step && (PyDict_GET_SIZE(follows->following->away) > 0 || PyDict_GET_SIZE(marks->kept) > 0))
+        return 0;
+    int is = is_attribute(follows->following->attributes, values_name, follows->luggage->attributes);
     if (is > 0)
-        is = is_empty_at(following, rlocks_name, held_name);
+        is = is_dressed(follows);
     if (is > 0)
-        is = is_empty_at(following, tracers_name, untold_name);
-    if (is > 0)
-        is = is_untraced(following);
-    if (is > 0 && has_step)
-        is = is_empty_at(following, conversations_name, away_name);
-    if (is > 0 && has_step)
-        is = is_empty_at(following, marks_name, kept_name);
-    if (is > 0 && leaver != Py_None && leaver != (PyObject *)lwp)
-        is = lwp->region == away ? 0 : is_unmarked();
-    if (is > 0) {
-        PyObject *known = PyObject_GetAttr(following, attributes_name);
-        PyObject *values = known == NULL ? NULL : PyObject_GetAttr(known, values_name);
-        is = values == NULL ? -1 : is_attribute(luggage, own_attributes_name, values);
-        Py_XDECREF(values);
-        Py_XDECREF(known);
-    }
+        is = is_untraced(follows);
+    if (is > 0 && marks->leaver != Py_None && marks->leaver != (PyObject *)follows->lwp)
+        is = follows->lwp->region == away ? 0 : is_unmarked();
     return is;
 }
 
-static int pick_up(PyObject *following, PyObject *luggage, bool has_step)
+static int pick_up(const Follows *follows)
 {
-    PyObject *loop = PyObject_GetAttr(following, loop_name);
-    PyObject *identity = loop == NULL ? NULL : PyObject_GetAttr(luggage, identity_name), *task = NULL;
-    int done = identity == NULL ? -1 : PyObject_SetAttr(loop, thread_id_name, identity);
-    if (done == 0)
-        done = drop(PyObject_CallMethodNoArgs(following, look_name));
-    if (done == 0 && has_step) {
-        task = PyObject_GetAttr(luggage, task_name);
-        done = task == NULL ? -1 : 0;
-        if (done == 0 && task != Py_None && (done = PyDict_SetItem(current_tasks, loop, task)) == 0)
-            done = PyObject_SetAttr(luggage, task_name, Py_None);
-    }
-    Py_XDECREF(task);
+    FollowingFields *following = follows->following;
+    LuggageFields *luggage = follows->luggage;
+    Py_XSETREF(follows->marks->leaver, Py_NewRef(Py_None));
+    PyObject *identity = PyLong_FromUnsignedLong(luggage->identity);
+    int done = identity == NULL ? -1 : PyObject_SetAttr(following->loop, thread_id_name, identity);
     Py_XDECREF(identity);
-    Py_XDECREF(loop);
-    return done;
-}
-
-/* Returns whether it was plain; -1 with an exception. */
-static int attach_if_plain(PyObject *following, LwpFields *lwp, PyObject *luggage, bool has_step)
-{
-    PyObject *marks = PyObject_GetAttr(following, marks_name);
-    PyObject *leaver = marks == NULL ? NULL : PyObject_GetAttr(marks, leaver_name);
-    int is = leaver == NULL ? -1 : attaches_plainly(following, lwp, luggage, has_step, leaver);
-    if (is > 0 && leaver != Py_None && PyObject_SetAttr(marks, leaver_name, Py_None) < 0)
-        is = -1;
-    Py_XDECREF(leaver);
-    Py_XDECREF(marks);
-    return is > 0 && pick_up(following, luggage, has_step) < 0 ? -1 : is;
+    if (done < 0 || drop(PyObject_CallNoArgs(following->look)) < 0)
+        return -1;
+    if (!follows->with_step || luggage->task == Py_None)
+        return 0;
+    if (PyDict_SetItem(current_tasks, following->loop, luggage->task) < 0)
+        return -1;
+    Py_SETREF(luggage->task, Py_NewRef(Py_None));
+    return 0;
 }
 
 /* ---------------------------------------------------------------- for Python */
 
-/* The arguments are (following, lwp, *, with_step).  Returns the LWP, borrowed; NULL: the Python code says what it thinks of
- * them. */
-static LwpFields *parse(PyObject *const *args, Py_ssize_t count, PyObject *names, bool *is_with_step)
+/* Whether they are what they are as a rule: the objects of the calling thread, with all that is looked at.  If not, the Python
+ * code says what it thinks of them. */
+static bool are_usual(Follows *follows)
 {
-    if (count != 2 || !PyObject_TypeCheck(args[1], lwp_fields_type) || names == NULL || PyTuple_GET_SIZE(names) != 1 ||
+    FollowingFields *following = follows->following;
+    LwpFields *lwp = follows->lwp;
+    if (lwp->ident != PyThread_get_thread_ident() || lwp->luggage == NULL || lwp->handle == NULL ||
+        !PyObject_TypeCheck(lwp->luggage, luggage_fields_type))
+        return false;
+    LuggageFields *luggage = follows->luggage = (LuggageFields *)lwp->luggage;
+    if (luggage->task == NULL || luggage->attributes == NULL || luggage->wardrobe == NULL)
+        return false;
+    if (following->loop == NULL || following->look == NULL || following->values == NULL ||
+        following->attributes == NULL || following->held == NULL || !PyDict_Check(following->held) ||
+        following->away == NULL || !PyDict_Check(following->away) || following->marks == NULL ||
+        !PyObject_TypeCheck(following->marks, marks_fields_type) || following->tracers == NULL ||
+        !PyObject_TypeCheck(following->tracers, tracers_fields_type))
+        return false;
+    follows->marks = (MarksFields *)following->marks;
+    follows->tracers = (TracersFields *)following->tracers;
+    return follows->marks->leaver != NULL && follows->marks->kept != NULL && PyDict_Check(follows->marks->kept) &&
+           follows->tracers->untold != NULL && PyList_Check(follows->tracers->untold);
+}
+
+/* The arguments are (following, lwp, *, with_step). */
+static bool parse(PyObject *const *args, Py_ssize_t count, PyObject *names, Follows *follows)
+{
+    if (count != 2 || !PyObject_TypeCheck(args[0], following_fields_type) ||
+        !PyObject_TypeCheck(args[1], lwp_fields_type) || names == NULL || PyTuple_GET_SIZE(names) != 1 ||
         PyUnicode_Compare(PyTuple_GET_ITEM(names, 0), PyTuple_GET_ITEM(with_step, 0)) != 0 || !PyBool_Check(args[2]))
-        return NULL;
-    *is_with_step = args[2] == Py_True;
-    return (LwpFields *)args[1];
+        return false;
+    follows->following = (FollowingFields *)args[0];
+    follows->lwp = (LwpFields *)args[1];
+    follows->with_step = args[2] == Py_True;
+    return are_usual(follows);
 }
 
 static PyObject *detach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    bool leaves_step = false;
-    LwpFields *lwp = parse(args, count, names, &leaves_step);
-    PyObject *luggage = lwp == NULL ? NULL : PyObject_GetAttr((PyObject *)lwp, luggage_name);
-    int is = lwp == NULL ? 0 : luggage == NULL ? -1 : detaches_plainly(args[0], lwp, luggage, leaves_step);
-    if (is > 0 && leaves_step && put_down(args[0], lwp, luggage) < 0)
+    Follows follows;
+    int is = parse(args, count, names, &follows) ? detaches_plainly(&follows) : 0;
+    if (is > 0 && follows.with_step && put_down(&follows) < 0)
         is = -1;
-    Py_XDECREF(luggage);
     if (is == 0)
         return PyObject_Vectorcall(slow_detach, args, (size_t)count, names);
     return is < 0 ? NULL : Py_NewRef(Py_None);
@@ -229,11 +213,10 @@ static PyObject *detach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
 
 static PyObject *attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    bool has_step = false;
-    LwpFields *lwp = parse(args, count, names, &has_step);
-    PyObject *luggage = lwp == NULL ? NULL : PyObject_GetAttr((PyObject *)lwp, luggage_name);
-    int is = lwp == NULL ? 0 : luggage == NULL ? -1 : attach_if_plain(args[0], lwp, luggage, has_step);
-    Py_XDECREF(luggage);
+    Follows follows;
+    int is = parse(args, count, names, &follows) ? attaches_plainly(&follows) : 0;
+    if (is > 0 && pick_up(&follows) < 0)
+        is = -1;
     if (is == 0)
         return PyObject_Vectorcall(slow_attach, args, (size_t)count, names);
     return is < 0 ? NULL : Py_NewRef(Py_None);
@@ -265,27 +248,8 @@ static PyMethodDef functions[] = {
 int following_exec(PyObject *module)
 {
     static const Name names[] = {
-        {&luggage_name, "luggage"},
-        {&tracers_name, "tracers"},
-        {&tracer_name, "_tracer"},
-        {&profiler_name, "_profiler"},
-        {&untold_name, "_untold"},
-        {&rlocks_name, "rlocks"},
-        {&held_name, "held"},
-        {&values_name, "values"},
-        {&marks_name, "_marks"},
-        {&leaver_name, "leaver"},
-        {&kept_name, "kept"},
-        {&conversations_name, "conversations"},
-        {&away_name, "away"},
-        {&wardrobe_name, "wardrobe"},
         {&worn_name, "worn"},
-        {&attributes_name, "_attributes"},
-        {&own_attributes_name, "attributes"},
-        {&task_name, "task"},
-        {&identity_name, "identity"},
-        {&loop_name, "_loop"},
-        {&look_name, "look"},
+        {&values_name, "values"},
         {&thread_id_name, "_thread_id"},
         {&send_queued_name, "_send_queued"},
         {&self_name, "__self__"},

@@ -97,7 +97,7 @@ static int execute(PyObject *module)
     if (ring_exec(module) < 0 || timers_exec(module) < 0 || handle_exec(module) < 0 || fields_exec(module) < 0 ||
         loop_exec(module) < 0 || batch_exec(module) < 0 || turns_exec(module) < 0 ||
         poll_exec(module) < 0 || stream_exec(module) < 0 || moves_exec(module) < 0 ||
-        tally_exec(module) < 0 || after_step_exec(module) < 0 || following_exec(module) < 0 || calls_exec(module) < 0)
+        tally_exec(module) < 0 || after_step_exec(module) < 0 || mutex_exec(module) < 0 || following_exec(module) < 0 || calls_exec(module) < 0)
         return -1;
     return 0;
 }

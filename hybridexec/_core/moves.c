@@ -44,6 +44,8 @@ static PyObject *with_step; /* ("with_step",) */
  * which what it raises is put off (signals/shield.py). */
 static int lock_of_system(RecordFields *record, PyObject *mutex)
 {
+    if (is_mutex(mutex) && mutex_try(mutex))
+        return 0;
     PyObject *taken = PyObject_CallMethodOneArg(mutex, acquire_name, Py_False);
     bool waits = taken == Py_False, failed = taken == NULL;
     Py_XDECREF(taken);
@@ -104,7 +106,8 @@ static PyObject *lock(Moves *moves, RecordFields *record)
 /* Takes the reference. */
 static int unlock(PyObject *mutex)
 {
-    int done = call_quietly(mutex, release_name, NULL, NULL);
+    bool is_ours = is_mutex(mutex) && mutex_is_owned(mutex);
+    int done = is_ours ? mutex_release(mutex) : call_quietly(mutex, release_name, NULL, NULL);
     Py_DECREF(mutex);
     return done;
 }

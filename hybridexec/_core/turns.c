@@ -19,7 +19,6 @@ static PyObject *polling, *running; /* LwpState.POLLING, LwpState.RUNNING */
 static PyObject *plain_handle;     /* asyncio.Handle */
 static PyObject *handle_dict;      /* what is in that class */
 static PyObject *handle_run;       /* its _run, as it was; a tool may replace it, by which it sees all callbacks */
-static PyObject *look_name, *conversations_name, *away_name;
 static PyObject *run_name, *put_back_name, *cancelled_name, *context_name, *callback_name, *args_name;
 
 /* Call a callback in a context.  Returns its result. */
@@ -166,9 +165,9 @@ typedef struct {
     RecordFields *record;
     PyObject *loop;
     PyObject *poll; /* NULL: one that is not compiled, or must not be used: there is one turn */
-    PyObject *following, *affinity;
-    PyObject *away; /* Conversations.away; ours */
-    Ring *ready;    /* ours */
+    FollowingFields *following;
+    PyObject *affinity;
+    Ring *ready; /* ours */
 } Turns;
 
 /* Whether there is nothing to look at before another batch. */
@@ -178,7 +177,7 @@ static bool goes_on(const Turns *turns)
     RecordFields *record = turns->record;
     return !record->stopping && !record->mailed && record->summoned == Py_None &&
            record->unheld == state_free && lwp->interrupt == Py_None && is_empty(lwp->bound_steps) &&
-           is_empty(turns->away) && is_empty(record->preempted) && !loop_in_debug(turns->loop) && !is_seen();
+           is_empty(turns->following->away) && is_empty(record->preempted) && !loop_in_debug(turns->loop) && !is_seen();
 }
 
 /* The step has been without the loop, maybe, and its end has to be looked at.  Returns 1 if that is done, and what is left of
@@ -244,7 +243,7 @@ static int waited_alone(void *argument)
     Py_XSETREF(turns->lwp->state, Py_NewRef(running));
     if (PyErr_Occurred() != NULL)
         return -1;
-    if (record->unseen && drop(PyObject_CallMethodNoArgs(turns->following, look_name)) < 0)
+    if (record->unseen && drop(PyObject_CallNoArgs(turns->following->look)) < 0)
         return -1;
     bool is_stale = record->stale; /* it was excused meanwhile */
     record->stale = false;
@@ -308,14 +307,6 @@ static int run(Turns *turns)
     }
 }
 
-static PyObject *away_of(PyObject *following)
-{
-    PyObject *conversations = PyObject_GetAttr(following, conversations_name);
-    PyObject *away = conversations == NULL ? NULL : PyObject_GetAttr(conversations, away_name);
-    Py_XDECREF(conversations);
-    return away;
-}
-
 /* run_turns(lwp, record, loop, poll, following, affinity): whether the batch is over; if not, there is something to look at.
  *
  * Record.batch is run first.  With a poll that is compiled other turns may follow, as long as no conversation has a step
@@ -323,27 +314,24 @@ static PyObject *away_of(PyObject *following)
 static PyObject *run_turns(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count != 6 || !PyObject_TypeCheck(args[0], lwp_fields_type) ||
-        !PyObject_TypeCheck(args[1], record_fields_type))
+        !PyObject_TypeCheck(args[1], record_fields_type) || !PyObject_TypeCheck(args[4], following_fields_type) ||
+        ((FollowingFields *)args[4])->look == NULL)
         return PyErr_Format(PyExc_TypeError, "an LWP, a record, a loop, a poll, and two of its parts are expected");
     Turns turns = {
         .lwp = (LwpFields *)args[0],
         .record = (RecordFields *)args[1],
         .loop = args[2],
         .poll = is_poll(args[3]) ? args[3] : NULL,
-        .following = args[4],
+        .following = (FollowingFields *)args[4],
         .affinity = args[5],
-        .away = away_of(args[4]),
         .ready = loop_ready(args[2]),
     };
-    if (turns.away == NULL || turns.ready == NULL) {
-        Py_XDECREF(turns.away);
+    if (turns.ready == NULL)
         return NULL;
-    }
     Py_INCREF(turns.ready);
     char former = loop_begin_queue(turns.lwp);
     int over = run(&turns);
     Py_DECREF(turns.ready);
-    Py_DECREF(turns.away);
     if (loop_end_queue(turns.loop, turns.lwp, former) < 0 || over < 0)
         return NULL;
     return PyBool_FromLong(over);
@@ -376,9 +364,6 @@ static PyMethodDef functions[] = {
 int turns_exec(PyObject *module)
 {
     static const Name names[] = {
-        {&look_name, "look"},
-        {&conversations_name, "conversations"},
-        {&away_name, "away"},
         {&run_name, "_run"},
         {&put_back_name, "_put_back"},
         {&cancelled_name, "_cancelled"},

@@ -25,6 +25,7 @@ import weakref
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import Any
 
+from .._core.fields import CallFields
 from ..following.rlocks import noticed_in_region
 from ..observing.upcalls import CallSite, Detection, Origin
 from ..platform.clock import monotonic
@@ -76,13 +77,15 @@ class Site:
         return self.where
 
 
-class Call:
+class Call(CallFields):
     """A call that blocks, or may block, and what is known about it."""
 
-    is_plain = False
+    is_plain: bool
     """Whether the compiled core has begun it, and ends it."""
-    reported = False
+    reported: bool
     """Whether an upcall BLOCKED was emitted."""
+    outer: Call | None
+    """The call whose C code has called back into Python."""
     is_brief = False
     """Whether it waits for what is always on its way: the loop leaves it only when it has lasted for the threshold."""
     may_call_back = False
@@ -98,8 +101,6 @@ class Call:
     """Whether the engine's poll has called what makes it, once that was told."""
     origin: Origin | None = None
     """Where the program has called what makes it, once that was told."""
-    outer: Call | None = None
-    """The call whose C code has called back into Python."""
 
     def __init__(self, site: Site, name: str | None, argument: Any, detection: Detection) -> None:
         # _core/calls.c does the same.
@@ -109,6 +110,7 @@ class Call:
         self.argument = argument
         self.detection = detection
         self.began = monotonic()
+        self.outer = None
 
 
 sites: dict[tuple[int, int], Site] = {}

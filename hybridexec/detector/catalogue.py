@@ -84,11 +84,14 @@ def sure(argument: Any, count: int) -> Verdict:
     return Verdict.SURE
 
 
+LEAST_SLEEP = 0.001
+"""Seconds from which on a sleep is sure to block."""
+
 _NUMBERS = (int, float)  # `int | float` is made anew each time
 
 
-def _sleep(seconds: Any, count: int) -> Verdict:
-    if not isinstance(seconds, _NUMBERS) or 0 < seconds < 0.001:
+def sleep_blocks(seconds: Any, count: int) -> Verdict:
+    if not isinstance(seconds, _NUMBERS) or 0 < seconds < LEAST_SLEEP:
         return Verdict.MAYBE
     return Verdict.SURE if seconds > 0 else Verdict.NEVER
 
@@ -145,7 +148,7 @@ def computes(argument: Any, count: int) -> Verdict:
 
 
 _BUILT_IN: list[tuple[Any, tuple[str, ...], Callable[[Any, int], Verdict]]] = [
-    (time, ("sleep",), _sleep),
+    (time, ("sleep",), sleep_blocks),
     (_thread.LockType, ("acquire", "acquire_lock", "__enter__"), _lock),
     (builtins, ("input",), maybe),
     (_socket.socket, ("recv", "recvfrom", "_accept"), _receives(1)),

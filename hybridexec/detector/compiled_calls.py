@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 
 from .._core import compiled
 from ..observing.upcalls import Detection, UpcallKind
 from ..protocol.lwp import IN_POLL, LwpState, Region, current
 from . import calls
-from .catalogue import Verdict, catalogue
+from .catalogue import LEAST_SLEEP, Verdict, catalogue, sleep_blocks
 from .failing import failed
 from .stack import FRAMES, reserve
 
@@ -41,7 +40,8 @@ else:
             "failed": failed,
             "reserve": functools.partial(reserve, FRAMES + CALLS),
             "frames": FRAMES + CALLS + 1,  # its own is one of them
-            "name_at": sys._getframemodulename,
+            "judge_of_sleep": sleep_blocks,
+            "least_sleep": LEAST_SLEEP,
             "in_poll": IN_POLL,
         }
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._core.fields import WatchFields
 from ..platform import machine, memory
 from ..protocol.carrying import Carrying
 from ..protocol.handler import Handler
@@ -64,7 +65,7 @@ class Responder(Protocol):
         """Whether a step may be interrupted where it stands."""
 
 
-class Watch:
+class Watch(WatchFields):
     """What the detector keeps with one LWP.
 
     Args:
@@ -79,12 +80,16 @@ class Watch:
         thread_state: the address of the interpreter's structure for its thread, while that is sure to live.
     """
 
-    __slots__ = ("_ident", "began", "call", "clock", "native", "reactions", "thread_state", "trap")
+    call: Call | None
+    reactions: Responder
+    trap: Trap | None
+
+    __slots__ = ("_ident", "began", "clock", "native", "thread_state")
 
     def __init__(self, reactions: Responder) -> None:
         self.reactions = reactions
-        self.call: Call | None = None
-        self.trap: Trap | None = None
+        self.call = None
+        self.trap = None
         self.began = 0.0
         self.native = 0
         self.clock: int | None = None

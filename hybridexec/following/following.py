@@ -15,6 +15,7 @@ from collections.abc import Callable
 from logging import ERROR
 from typing import Any
 
+from .._core.fields import FollowingFields
 from ..observing.log import Trouble, say
 from ..platform import children
 from ..platform.threads import os_ident
@@ -36,7 +37,7 @@ _current_tasks: dict[Any, Any] = asyncio.tasks._current_tasks  # type: ignore[at
 _refusals = Trouble("other LWPs could not have their loop's affinity and priority, either (%d)")
 
 
-class Following:
+class Following(FollowingFields):
     """What follows one loop.  The protocol's ``Luggage``.
 
     Args:
@@ -54,6 +55,8 @@ class Following:
         tracers: its tracer and its profiler.
         values: the home's thread-locals; None where they cannot be shared.
     """
+
+    values: thread_locals.Values | None
 
     def __init__(
         self,
@@ -75,7 +78,8 @@ class Following:
         self.conversations = Conversations()
         self._marks = Marks()
         self.rlocks = locks
-        self.values: thread_locals.Values | None = None
+        self.values = None
+        self._away, self._held = self.conversations.away, locks.held
         self.look = look
 
     def loosen(self, loop: Any) -> None:

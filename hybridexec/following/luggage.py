@@ -6,6 +6,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Any
 
+from .._core.fields import LuggageFields
 from ..platform import children
 from .thread_locals import Wardrobe
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from .attributes import Values
 
 
-class Luggage:
+class Luggage(LuggageFields):
     """What one LWP has of its loop's.
 
     Attributes:
@@ -32,34 +33,31 @@ class Luggage:
         wardrobe: whose thread-locals it sees.
     """
 
+    attributes: Values | None
+    task: asyncio.Task[Any] | None
+    wardrobe: Wardrobe
+
     __slots__ = (
-        "attributes",
-        "check_bindings",
         "children",
         "hooks",
-        "identity",
         "owned",
-        "pin_count",
         "pin_step",
         "suspended",
-        "task",
-        "tracers",
         "tracking",
-        "wardrobe",
     )
 
     def __init__(self) -> None:
         self.identity = 0
-        self.task: asyncio.Task[Any] | None = None
+        self.task = None
         self.owned: list[Any] = []
         self.suspended: list[asyncio.Task[Any] | None] = []
         self.check_bindings = False
         self.pin_count = 0
         self.pin_step: asyncio.Handle | None = None
         self.tracking: int | None = None
-        self.tracers: tuple[Any, Any] = None, None
+        self.tracers = None, None
         self.hooks: tuple[Any, Any] = None, None
-        self.attributes: Values | None = None
+        self.attributes = None
         self.children: list[int] = []
         self.wardrobe = Wardrobe()
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from .._core.fields import MarksFields
 from ..protocol.lwp import LWP
 
 SNIFFIO = "sniffio"
@@ -24,13 +25,16 @@ _TRIO = "trio._core._run"  # which imports them, or, before trio 0.28, makes the
 type _Marks = list[tuple[Any, str, Any]]  # the thread-local, the name, the value
 
 
-class Marks:
+class Marks(MarksFields):
     """Those of the steps of one loop.  All methods are called under the mutex."""
 
+    leaver: LWP | None
+    """Whose step has left the loop, and its marks where they are; None where sniffio is not imported."""
+    kept: dict[LWP, _Marks]
+
     def __init__(self) -> None:
-        self.leaver: LWP | None = None
-        """Whose step has left the loop, and its marks where they are; None where sniffio is not imported."""
-        self.kept: dict[LWP, _Marks] = {}
+        self.leaver = None
+        self.kept = {}
 
     def taken(self, lwp: LWP) -> None:
         """The calling thread, an LWP, has taken the loop since; it has the loop's thread-locals."""

@@ -33,6 +33,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
+from .._core.fields import TracersFields
 from ..platform import memory
 from ..platform.own import own
 from ..platform.threads import os_ident
@@ -97,7 +98,7 @@ def _real(function: Any) -> Any:
     return function.real if type(function) is _Guard else function
 
 
-class Tracers:
+class Tracers(TracersFields):
     """The tracer and the profiler of one loop.  Only its holder changes them, or the sampler on the holder's behalf.
 
     Args:
@@ -108,13 +109,12 @@ class Tracers:
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
-        self._tracer: Any = None
-        self._profiler: Any = None
+        self._tracer = self._profiler = None
         self._tell = tell
         self.active = False
         self._stay: collections.deque[Any] = collections.deque(maxlen=_REMEMBERED)
         self._told: set[tuple[str, str]] = set()
-        self._untold: list[str] = []
+        self._untold = []
 
     def stays(self, function: Any, reason: str) -> None:
         """A tracer or a profiler stays on its thread, and this is to be said.  The caller may hold the mutex."""

@@ -26,6 +26,8 @@ def compiled_carrying(clock: Callable[[], float] | None = None) -> type[Carrying
 
         leave = compiled.method(moves.leave)
         rejoin = compiled.method(moves.rejoin)
+        if clock is None:  # else its threads are not the system's
+            _new_mutex = compiled.Mutex
 
     return CompiledCarrying
 

@@ -129,7 +129,6 @@ class LWP(LwpFields):
         "_bell",
         "bound_tasks",
         "launched",
-        "luggage",
         "meant",
         "name",
         "outer",
@@ -156,7 +155,7 @@ class LWP(LwpFields):
         self.bound_tasks: list[Any] = []  # the user threads that are bound to it
         self.outer: LWP | None = None  # of another loop, in whose blocking() region this one is the home
         self.watch = None  # the detector's
-        self.luggage: Any = None  # what follows the loop
+        self.luggage = None  # what follows the loop
         self._bell = Bell()
 
     def __repr__(self) -> str:

@@ -102,9 +102,7 @@ class Record(RecordFields):
 
     def reset(self, state: LoopState) -> None:
         """Forget all LWPs.  The loop is new, or this process is a forked child."""
-        # One that knows its owner: a finalizer, or a signal handler, may run on a thread that is inside of it.  Such
-        # code asks (stats()) but changes nothing: the detector leaves it alone.
-        self.mutex = _thread.RLock()
+        self.mutex = self._new_mutex()
         self.inside: Callable[[], bool] = self.mutex._is_owned
         self.state = state
         self.unheld = state  # the state that the loop has when nobody executes on it
@@ -123,6 +121,14 @@ class Record(RecordFields):
         self.parked = []
         self.returning = collections.deque()
         self.preempted = collections.deque()
+
+    @staticmethod
+    def _new_mutex() -> Any:
+        """One that knows its owner: a finalizer, or a signal handler, may run on a thread that is inside of it.
+
+        Such code asks (``stats()``) but changes nothing: the detector leaves it alone.
+        """
+        return _thread.RLock()
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that the LWPs live in.  Any thread, without the mutex."""

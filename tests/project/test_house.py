@@ -17,6 +17,7 @@ from helpers import ENGINES, environment
 
 import hybridexec
 from hybridexec import _core
+from hybridexec.following.thread_locals import IN_DICTIONARY
 from hybridexec.platform.own import DIRECTORY
 
 PACKAGE = Path(DIRECTORY)
@@ -200,6 +201,7 @@ def test_importing_patches_what_is_listed() -> None:
 WALK = """
 import contextlib, sys, threading, time
 import hybridexec
+from hybridexec.following.thread_locals import IN_DICTIONARY
 from hybridexec.platform.own import DIRECTORY
 
 TOOL = 1
@@ -260,8 +262,9 @@ def test_the_walk_of_a_block() -> None:
 
 @pytest.mark.skipif(_core.compiled is None, reason="there is no compiled core")
 def test_the_walk_of_a_block_on_the_compiled_core() -> None:
-    """The protocol has no frame."""
+    """The protocol has no frame, and neither has what follows the loop; on 3.12 more follows than is compiled."""
     frames, _ = walk("c")
-    assert [frame for frame in frames if frame.startswith("protocol")] == []
+    followed = ["following/following.py:detach", "following/following.py:attach"]
+    compiled = ("protocol", "following/following.py")
+    assert [frame for frame in frames if frame.startswith(compiled)] == (followed if IN_DICTIONARY else [])
     assert len(frames) <= 20, frames
-    assert {"following/following.py:detach", "following/following.py:attach"} <= set(frames)

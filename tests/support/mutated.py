@@ -1,4 +1,4 @@
-"""A copy of the package whose compiled moves have a defect: does the explorer find it?
+"""A copy of the package whose compiled core has a defect: is it found, by the explorer or by tests?
 
     python mutated.py FOLDER SCENE
 
@@ -20,17 +20,17 @@ import hybridexec
 SOURCES = Path(hybridexec.__file__).parent
 
 
-def build(folder: Path, where: str, old: str, new: str) -> None:
-    """Copy the package, and compile its core with another text in one function of ``moves.c``."""
+def build(folder: Path, where: str, old: str, new: str, *, file: str = "moves.c") -> None:
+    """Copy the package, and compile its core with another text in one function of a file."""
     package = folder / "hybridexec"
     copytree(SOURCES, package, ignore=ignore_patterns("__pycache__", "*.so"))
-    moves = package / "_core" / "moves.c"
-    parts = moves.read_text().split("\n}\n")
+    source = package / "_core" / file
+    parts = source.read_text().split("\n}\n")
     begins = re.compile(rf"^static [^;{{]*[ *]{where}\([^;{{]*\n{{$", re.MULTILINE)
     (number,) = (n for n, part in enumerate(parts) if begins.search(part))
     assert parts[number].count(old) == 1, f"{where}() has changed: fix the mutation"
     parts[number] = parts[number].replace(old, new)
-    moves.write_text("\n}\n".join(parts))
+    source.write_text("\n}\n".join(parts))
     include = sysconfig.get_path("include")
     headers = [f"-I{include}", f"-I{Path(include).parent}"]
     target = package / "_core" / f"compiled{sysconfig.get_config_var('EXT_SUFFIX')}"
@@ -47,6 +47,15 @@ def play(folder: Path, scene: str) -> str:
     return subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300, check=True
     ).stdout
+
+
+def test(folder: Path, tests: str) -> int:
+    """How a process ends that runs tests on the package there; those that hang are ended."""
+    path = os.pathsep.join([str(folder), *sys.path])
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--timeout", "60"]
+    command = [sys.executable, "-P", "-m", "pytest", *options, *tests.split()]
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+    return subprocess.run(command, env=environment, cwd=SOURCES.parent, capture_output=True, timeout=300).returncode
 
 
 def _main(folder: str, scene: str) -> None:
