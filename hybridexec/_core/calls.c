@@ -19,11 +19,9 @@ static double least_sleep;
 static PyObject *looked_for[3];               /* modules that greenlets.py and stack.py look for */
 
 static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
-static PyObject *code_name;
-static PyObject *is_plain_name, *tally_name, *threshold_name, *leave_name, *rejoin_name, *replenish_name, *spare_name;
+static PyObject *is_plain_name, *tally_name, *threshold_name, *replenish_name, *spare_name;
 static PyObject *mode_name, *handoff, *hold_again_name, *over_name, *interrupt_name, *slow_name;
-static PyObject *sampler_name, *refused_name, *affinity_name, *nested_name, *pins_name, *used_name;
-static PyObject *emitter_name, *hears_name;
+static PyObject *sampler_name, *refused_name;
 static PyObject *raised_is; /* ("raised",) */
 
 /* ---------------------------------------------------------------- what they have in common */
@@ -139,23 +137,12 @@ static int needs_stack(void)
 /* As Reactions.leaves_plainly. */
 static int leaves_plainly(PyObject *reactions, LwpFields *lwp)
 {
-    PyObject *sampler = NULL, *affinity = NULL, *pins = NULL, *emitter = NULL;
-    LuggageFields *luggage = (LuggageFields *)lwp->luggage;
-    int is = lwp->handle != in_poll && luggage != NULL && PyObject_TypeCheck(lwp->luggage, luggage_fields_type) &&
-             luggage->pin_count == 0;
-    if (is > 0)
-        is = (sampler = PyObject_GetAttr(reactions, sampler_name)) == NULL ? -1 : is_attribute(sampler, refused_name, Py_None);
-    if (is > 0)
-        is = (affinity = PyObject_GetAttr(reactions, affinity_name)) == NULL ? -1 : is_false_attribute(affinity, nested_name);
-    if (is > 0)
-        is = (pins = PyObject_GetAttr(reactions, pins_name)) == NULL ? -1 : is_false_attribute(pins, used_name);
-    if (is > 0)
-        is = (emitter = PyObject_GetAttr(reactions, emitter_name)) == NULL ? -1 : is_false_attribute(emitter, hears_name);
-    Py_XDECREF(emitter);
-    Py_XDECREF(pins);
-    Py_XDECREF(affinity);
+    if (!((RecordFields *)lwp->carrying)->leaves_plainly || lwp->handle == in_poll)
+        return 0;
+    PyObject *sampler = PyObject_GetAttr(reactions, sampler_name);
+    int is = sampler == NULL ? -1 : is_attribute(sampler, refused_name, Py_None);
     Py_XDECREF(sampler);
-    return is > 0 ? hands_off(reactions) : is;
+    return is;
 }
 
 /* Whether the step can leave without a word; -1 with an exception. */
@@ -212,23 +199,18 @@ static int leave(PyObject *reactions, LwpFields *lwp, CallFields *call)
     call->is_plain = call->reported = true;
     if (count_upcall(reactions, kind_blocked, -1.0) < 0)
         return -1;
-    int left = truth(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, blocked, NULL));
+    int left = moves_leave(lwp, blocked);
     return left <= 0 ? left : replenish((RecordFields *)lwp->carrying);
 }
 
 /* As Call(site, name, argument, DECLARED); with what it is in. */
-static CallFields *call_new(PyObject *site, PyObject *name, PyObject *argument, PyObject *outer)
+static CallFields *call_new(PyObject *code, PyObject *site, PyObject *name, PyObject *argument, PyObject *outer)
 {
-    PyObject *reference = PyObject_GetAttr(site, code_name);
-    PyObject *code = reference == NULL ? NULL : PyObject_CallNoArgs(reference);
-    Py_XDECREF(reference);
-    CallFields *call = code == NULL ? NULL : (CallFields *)((PyTypeObject *)call_type)->tp_alloc((PyTypeObject *)call_type, 0);
-    if (call == NULL) {
-        Py_XDECREF(code);
+    CallFields *call = (CallFields *)((PyTypeObject *)call_type)->tp_alloc((PyTypeObject *)call_type, 0);
+    if (call == NULL)
         return NULL;
-    }
     call->site = Py_NewRef(site);
-    call->code = code;
+    call->code = Py_NewRef(code);
     call->name = Py_NewRef(name);
     call->argument = Py_NewRef(argument);
     call->detection = Py_NewRef(declared);
@@ -238,11 +220,12 @@ static CallFields *call_new(PyObject *site, PyObject *name, PyObject *argument, 
 }
 
 /* As Reactions.call. */
-static int begin(PyObject *reactions, LwpFields *lwp, PyObject *site, PyObject *entry, PyObject *argument)
+static int begin(PyObject *reactions, LwpFields *lwp, PyObject *code, PyObject *site, PyObject *entry,
+                 PyObject *argument)
 {
     WatchFields *watch = watch_of(lwp);
     PyObject *name = PyObject_GetAttr(entry, name_name), *outer = Py_NewRef(watch->call);
-    CallFields *call = name == NULL ? NULL : call_new(site, name, argument, outer);
+    CallFields *call = name == NULL ? NULL : call_new(code, site, name, argument, outer);
     Py_XDECREF(name);
     int done = -1;
     if (call != NULL) {
@@ -286,7 +269,7 @@ static int begin_if_plain(LwpFields *lwp, PyObject *code, PyObject *offset, PyOb
     else {
         PyObject *reactions = Py_NewRef(watch_of(lwp)->reactions);
         is = is_plain(reactions, lwp);
-        if (is > 0 && begin(reactions, lwp, site, entry, argument) < 0)
+        if (is > 0 && begin(reactions, lwp, code, site, entry, argument) < 0)
             is = -1;
         Py_DECREF(reactions);
     }
@@ -348,7 +331,7 @@ static int resume(PyObject *reactions, LwpFields *lwp, CallFields *call)
     double lasted = now() - call->began; /* what follows is waiting for its turn */
     if (PyErr_Occurred() != NULL || count_upcall(reactions, kind_unblocked, lasted) < 0)
         return -1;
-    if (drop(PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp)) < 0)
+    if (moves_rejoin(lwp) < 0)
         return -1;
     return PyObject_SetAttr(call->site, slow_name, lasted >= threshold ? Py_True : Py_False);
 }
@@ -434,6 +417,7 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
     Py_XDECREF(number);
     if (PyErr_Occurred() != NULL)
         return NULL;
+    tally_know(kind_blocked, kind_unblocked);
     if (!PyDict_Check(current) || !PyDict_Check(sites) || !PyDict_Check(entries) || !PyType_Check(call_type) ||
         !PyType_IsSubtype((PyTypeObject *)call_type, call_fields_type))
         return PyErr_Format(PyExc_TypeError, "current, sites and entries are dictionaries, call_type is one of calls");
@@ -457,12 +441,9 @@ int calls_exec(PyObject *module)
         {&name_name, "name"},
         {&count_name, "count"},
         {&offset_name, "offset"},
-        {&code_name, "code"},
         {&is_plain_name, "leaves_plainly"},
         {&tally_name, "tally"},
         {&threshold_name, "threshold"},
-        {&leave_name, "leave"},
-        {&rejoin_name, "rejoin"},
         {&replenish_name, "replenish"},
         {&spare_name, "spare_lwps"},
         {&mode_name, "mode"},
@@ -473,12 +454,6 @@ int calls_exec(PyObject *module)
         {&slow_name, "slow"},
         {&sampler_name, "sampler"},
         {&refused_name, "refused"},
-        {&affinity_name, "affinity"},
-        {&nested_name, "nested"},
-        {&pins_name, "pins"},
-        {&used_name, "used"},
-        {&emitter_name, "emitter"},
-        {&hears_name, "hears_of_blocks"},
         {&looked_for[0], "greenlet"},
         {&looked_for[1], "bdb"},
         {&looked_for[2], "pydevd"},

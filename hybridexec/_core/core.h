@@ -163,11 +163,14 @@ typedef struct {
     PyObject *detached;
     PyObject *holder;
     PyObject *home;
+    PyObject *host;
     PyObject *last;
     PyObject *lwps;
+    PyObject *moves; /* whose leave and rejoin they are; NULL: call the methods */
     PyObject *mutex;
     PyObject *parked;
     PyObject *pollers;
+    PyObject *pool;
     PyObject *preempted;
     PyObject *ready;
     PyObject *returning;
@@ -180,6 +183,7 @@ typedef struct {
     double due; /* infinity: never */
     long long claims, handoffs, wakeups;
     unsigned long holder_ident;
+    char leaves_plainly; /* as far as the loop is concerned (Reactions.judge) */
     char exhausted;
     char is_running; /* else holder_ident is None */
     char batch_unfinished;
@@ -272,6 +276,16 @@ int after_step_exec(PyObject *module);
 
 /* ---------------------------------------------------------------- moves.c, calls.c, following.c, tally.c */
 
+/* Carrying.leave and rejoin: of a record whose moves are compiled, if these are known.  1 if the loop was left, or lost; -1
+ * with an exception. */
+int moves_leave(LwpFields *lwp, PyObject *state);
+int moves_rejoin(LwpFields *lwp);
+
+/* Following.detach and attach: of the compiled luggage.  -1 with an exception. */
+bool is_following(PyObject *luggage);
+int following_detach(PyObject *following, LwpFields *lwp, bool with_step);
+int following_attach(PyObject *following, LwpFields *lwp, bool with_step);
+
 int moves_exec(PyObject *module);
 int calls_exec(PyObject *module);
 int tally_exec(PyObject *module);
@@ -279,6 +293,7 @@ int following_exec(PyObject *module);
 
 bool is_tally(PyObject *object);
 int tally_count(PyObject *tally, PyObject *kind);
+void tally_know(PyObject *blocked, PyObject *unblocked); /* what there is most of */
 void tally_add(PyObject *tally, double seconds);
 
 /* ---------------------------------------------------------------- loop.c, poll.c, turns.c, stream.c */

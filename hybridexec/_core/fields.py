@@ -60,12 +60,15 @@ if TYPE_CHECKING or compiled is None:
         holder: Any
         holder_ident: int | None
         home: Any
+        host: Any
         last: Any
+        leaves_plainly: bool
         lwps: set[Any]
         mailed: bool
         mutex: Any
         parked: list[Any]
         pollers: list[Any]
+        pool: Any
         preempted: collections.deque[Any]
         ready: collections.deque[Any]
         returning: collections.deque[Any]

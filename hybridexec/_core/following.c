@@ -151,7 +151,9 @@ static int pick_up(const Follows *follows)
     PyObject *identity = PyLong_FromUnsignedLong(luggage->identity);
     int done = identity == NULL ? -1 : PyObject_SetAttr(following->loop, thread_id_name, identity);
     Py_XDECREF(identity);
-    if (done < 0 || drop(PyObject_CallNoArgs(following->look)) < 0)
+    if (done < 0)
+        return -1;
+    if (((RecordFields *)follows->lwp->carrying)->unseen && drop(PyObject_CallNoArgs(following->look)) < 0)
         return -1;
     if (!follows->with_step || luggage->task == Py_None)
         return 0;
@@ -170,7 +172,8 @@ static bool are_usual(Follows *follows)
     FollowingFields *following = follows->following;
     LwpFields *lwp = follows->lwp;
     if (lwp->ident != PyThread_get_thread_ident() || lwp->luggage == NULL || lwp->handle == NULL ||
-        !PyObject_TypeCheck(lwp->luggage, luggage_fields_type))
+        !PyObject_TypeCheck(lwp->luggage, luggage_fields_type) || lwp->carrying == NULL ||
+        !PyObject_TypeCheck(lwp->carrying, record_fields_type))
         return false;
     LuggageFields *luggage = follows->luggage = (LuggageFields *)lwp->luggage;
     if (luggage->task == NULL || luggage->attributes == NULL || luggage->wardrobe == NULL)
@@ -187,39 +190,56 @@ static bool are_usual(Follows *follows)
            follows->tracers->untold != NULL && PyList_Check(follows->tracers->untold);
 }
 
-/* The arguments are (following, lwp, *, with_step). */
-static bool parse(PyObject *const *args, Py_ssize_t count, PyObject *names, Follows *follows)
+bool is_following(PyObject *luggage)
 {
-    if (count != 2 || !PyObject_TypeCheck(args[0], following_fields_type) ||
-        !PyObject_TypeCheck(args[1], lwp_fields_type) || names == NULL || PyTuple_GET_SIZE(names) != 1 ||
-        PyUnicode_Compare(PyTuple_GET_ITEM(names, 0), PyTuple_GET_ITEM(with_step, 0)) != 0 || !PyBool_Check(args[2]))
-        return false;
-    follows->following = (FollowingFields *)args[0];
-    follows->lwp = (LwpFields *)args[1];
-    follows->with_step = args[2] == Py_True;
-    return are_usual(follows);
+    return slow_attach != NULL && PyObject_TypeCheck(luggage, following_fields_type);
+}
+
+/* The Python code does it. */
+static int leave_to(PyObject *function, Follows *follows)
+{
+    PyObject *args[] = {(PyObject *)follows->following, (PyObject *)follows->lwp, follows->with_step ? Py_True : Py_False};
+    return drop(PyObject_Vectorcall(function, args, 2, with_step));
+}
+
+int following_detach(PyObject *following, LwpFields *lwp, bool has_step)
+{
+    Follows follows = {.following = (FollowingFields *)following, .lwp = lwp, .with_step = has_step};
+    int is = are_usual(&follows) ? detaches_plainly(&follows) : 0;
+    if (is > 0)
+        return has_step ? put_down(&follows) : 0;
+    return is == 0 ? leave_to(slow_detach, &follows) : -1;
+}
+
+int following_attach(PyObject *following, LwpFields *lwp, bool has_step)
+{
+    Follows follows = {.following = (FollowingFields *)following, .lwp = lwp, .with_step = has_step};
+    int is = are_usual(&follows) ? attaches_plainly(&follows) : 0;
+    if (is > 0)
+        return pick_up(&follows);
+    return is == 0 ? leave_to(slow_attach, &follows) : -1;
+}
+
+/* The arguments are (following, lwp, *, with_step).  If not, the Python code says what it thinks of them. */
+static bool are_ours(PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    return count == 2 && PyObject_TypeCheck(args[0], following_fields_type) &&
+           PyObject_TypeCheck(args[1], lwp_fields_type) && names != NULL && PyTuple_GET_SIZE(names) == 1 &&
+           PyUnicode_Compare(PyTuple_GET_ITEM(names, 0), PyTuple_GET_ITEM(with_step, 0)) == 0 && PyBool_Check(args[2]);
 }
 
 static PyObject *detach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    Follows follows;
-    int is = parse(args, count, names, &follows) ? detaches_plainly(&follows) : 0;
-    if (is > 0 && follows.with_step && put_down(&follows) < 0)
-        is = -1;
-    if (is == 0)
+    if (!are_ours(args, count, names))
         return PyObject_Vectorcall(slow_detach, args, (size_t)count, names);
-    return is < 0 ? NULL : Py_NewRef(Py_None);
+    return following_detach(args[0], (LwpFields *)args[1], args[2] == Py_True) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    Follows follows;
-    int is = parse(args, count, names, &follows) ? attaches_plainly(&follows) : 0;
-    if (is > 0 && pick_up(&follows) < 0)
-        is = -1;
-    if (is == 0)
+    if (!are_ours(args, count, names))
         return PyObject_Vectorcall(slow_attach, args, (size_t)count, names);
-    return is < 0 ? NULL : Py_NewRef(Py_None);
+    return following_attach(args[0], (LwpFields *)args[1], args[2] == Py_True) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* following_know(current_tasks, tasks, away, gettrace, getprofile, detach, attach) */

@@ -33,7 +33,7 @@ struct Moves {
 static PyTypeObject *moves_type;
 static PyObject *acquire_name, *release_name, *is_owned_name, *wait_for_name;
 static PyObject *append_name, *appendleft_name, *pop_name, *when_name;
-static PyObject *host_name, *luggage_name, *attach_name, *detach_name, *pool_name, *prepared_name, *prepare_name;
+static PyObject *leave_name, *rejoin_name, *luggage_name, *attach_name, *detach_name, *prepared_name, *prepare_name;
 static PyObject *split_batch_name, *stay_name, *repair_name, *grant_name, *successor_name, *send_name, *launched_name;
 static PyObject *wake_name, *wait_name, *heed_name, *max_lwps_name;
 static PyObject *with_step; /* ("with_step",) */
@@ -150,12 +150,20 @@ static void expect(RecordFields *record, double when)
 
 static int tell_luggage(RecordFields *record, PyObject *name, PyObject *lwp, int with)
 {
-    PyObject *host = PyObject_GetAttr((PyObject *)record, host_name), *luggage = NULL, *done = NULL;
-    if (host != NULL && (luggage = PyObject_GetAttr(host, luggage_name)) != NULL)
-        done = PyObject_VectorcallMethod(name, (PyObject *[]){luggage, lwp, with ? Py_True : Py_False}, 2, with_step);
-    Py_XDECREF(luggage);
-    Py_XDECREF(host);
-    return drop(done);
+    if (record->host == NULL)
+        return (PyErr_SetString(PyExc_AttributeError, "the record has no host"), -1);
+    PyObject *luggage = PyObject_GetAttr(record->host, luggage_name), *result;
+    int done = -1;
+    if (luggage == NULL)
+        return -1;
+    if (is_following(luggage) && PyObject_TypeCheck(lwp, lwp_fields_type))
+        done = (name == attach_name ? following_attach : following_detach)(luggage, (LwpFields *)lwp, with);
+    else {
+        result = PyObject_VectorcallMethod(name, (PyObject *[]){luggage, lwp, with ? Py_True : Py_False}, 2, with_step);
+        done = drop(result);
+    }
+    Py_DECREF(luggage);
+    return done;
 }
 
 /* ---------------------------------------------------------------- order.py */
@@ -448,13 +456,13 @@ static int send_to(RecordFields *record, PyObject *successor)
 /* Whether an LWP is at hand for the next move: what may be refused is reserved before anything changes. */
 static int is_prepared(RecordFields *record)
 {
-    PyObject *pool = PyObject_GetAttr((PyObject *)record, pool_name);
-    PyObject *prepared = pool == NULL ? NULL : PyObject_GetAttr(pool, prepared_name);
-    int is = prepared == NULL ? -1 : prepared != Py_None;
-    if (is == 0)
-        is = truth(PyObject_CallMethodNoArgs(pool, prepare_name));
-    Py_XDECREF(prepared);
-    Py_XDECREF(pool);
+    if (record->pool == NULL)
+        return (PyErr_SetString(PyExc_AttributeError, "the record has no pool"), -1);
+    PyObject *pool = Py_NewRef(record->pool);
+    int is = is_attribute(pool, prepared_name, Py_None);
+    if (is >= 0)
+        is = is == 0 ? 1 : truth(PyObject_CallMethodNoArgs(pool, prepare_name));
+    Py_DECREF(pool);
     return is;
 }
 
@@ -622,6 +630,46 @@ static PyObject *rejoin(Moves *moves, PyObject *const *args, Py_ssize_t count)
     return lost < 0 ? NULL : PyBool_FromLong(lost);
 }
 
+/* The compiled moves of an LWP's record; NULL if it has none. */
+static Moves *moves_of(LwpFields *lwp)
+{
+    PyObject *args[] = {lwp->carrying, (PyObject *)lwp};
+    PyObject *moves = ((RecordFields *)lwp->carrying)->moves;
+    if (moves == NULL || !Py_IS_TYPE(moves, moves_type))
+        return NULL;
+    if (!are_ours(args, 2, 2, 2)) {
+        PyErr_Clear(); /* the method says so */
+        return NULL;
+    }
+    return (Moves *)moves;
+}
+
+int moves_leave(LwpFields *lwp, PyObject *state)
+{
+    Moves *moves = moves_of(lwp);
+    if (moves == NULL)
+        return truth(PyObject_CallMethodObjArgs(lwp->carrying, leave_name, (PyObject *)lwp, state, NULL));
+    Py_INCREF(moves);
+    RecordFields *record = (RecordFields *)Py_NewRef(lwp->carrying);
+    int left = do_leave(moves, record, lwp, state, Py_None);
+    Py_DECREF(record);
+    Py_DECREF(moves);
+    return left;
+}
+
+int moves_rejoin(LwpFields *lwp)
+{
+    Moves *moves = moves_of(lwp);
+    if (moves == NULL)
+        return truth(PyObject_CallMethodOneArg(lwp->carrying, rejoin_name, (PyObject *)lwp));
+    Py_INCREF(moves);
+    RecordFields *record = (RecordFields *)Py_NewRef(lwp->carrying);
+    int lost = do_rejoin(moves, record, lwp);
+    Py_DECREF(record);
+    Py_DECREF(moves);
+    return lost;
+}
+
 /* A function that is bound as one in Python is, where it is an attribute of a class. */
 static PyObject *method(PyObject *Py_UNUSED(module), PyObject *function)
 {
@@ -735,11 +783,11 @@ int moves_exec(PyObject *module)
         {&appendleft_name, "appendleft"},
         {&pop_name, "pop"},
         {&when_name, "_when"},
-        {&host_name, "host"},
+        {&leave_name, "leave"},
+        {&rejoin_name, "rejoin"},
         {&luggage_name, "luggage"},
         {&attach_name, "attach"},
         {&detach_name, "detach"},
-        {&pool_name, "pool"},
         {&prepared_name, "prepared"},
         {&prepare_name, "prepare"},
         {&split_batch_name, "split_batch"},

@@ -4,8 +4,11 @@
 typedef struct {
     PyObject_HEAD
     PyObject *counts; /* a dictionary: of each kind so many */
+    long long most[2]; /* of the kinds that there is most of, so many more */
     double total, longest;
 } Tally;
+
+static PyObject *kinds[2]; /* these */
 
 static PyTypeObject *tally_type;
 
@@ -42,16 +45,32 @@ static int tally_clear(Tally *tally)
     return 0;
 }
 
-int tally_count(PyObject *object, PyObject *kind)
+void tally_know(PyObject *blocked, PyObject *unblocked)
 {
-    PyObject *counts = ((Tally *)object)->counts, *former = PyDict_GetItemWithError(counts, kind);
+    Py_XSETREF(kinds[0], Py_NewRef(blocked));
+    Py_XSETREF(kinds[1], Py_NewRef(unblocked));
+}
+
+static int add_to(PyObject *counts, PyObject *kind, long long more)
+{
+    PyObject *former = PyDict_GetItemWithError(counts, kind);
     if (former == NULL && PyErr_Occurred() != NULL)
         return -1;
-    long count = former == NULL ? 0 : PyLong_AsLong(former);
-    PyObject *next = PyErr_Occurred() != NULL ? NULL : PyLong_FromLong(count + 1);
+    long long count = former == NULL ? 0 : PyLong_AsLongLong(former);
+    PyObject *next = PyErr_Occurred() != NULL ? NULL : PyLong_FromLongLong(count + more);
     int done = next == NULL ? -1 : PyDict_SetItem(counts, kind, next);
     Py_XDECREF(next);
     return done;
+}
+
+int tally_count(PyObject *object, PyObject *kind)
+{
+    for (int i = 0; i < 2; i++)
+        if (kind == kinds[i]) {
+            ((Tally *)object)->most[i]++;
+            return 0;
+        }
+    return add_to(((Tally *)object)->counts, kind, 1);
 }
 
 void tally_add(PyObject *object, double seconds)
@@ -85,7 +104,11 @@ static PyObject *add(PyObject *tally, PyObject *seconds)
 
 static PyObject *counts(Tally *tally, PyObject *Py_UNUSED(none))
 {
-    return PyDict_Copy(tally->counts);
+    PyObject *counts = PyDict_Copy(tally->counts);
+    for (int i = 0; counts != NULL && i < 2; i++)
+        if (tally->most[i] > 0 && add_to(counts, kinds[i], tally->most[i]) < 0)
+            Py_CLEAR(counts);
+    return counts;
 }
 
 static PyMethodDef methods[] = {

@@ -112,10 +112,12 @@ def _in_place(loop: Any, lwp: LWP) -> Iterator[None]:
     collections.deque(loop._carrying.batch, maxlen=0)  # what is left of the batch that the step is in, is taken here
     lwp.watch.call = None
     loop._reactions.affinity.nested += 1
+    loop._reactions.judge()
     try:
         yield
     finally:
         loop._reactions.affinity.nested -= 1
+        loop._reactions.judge()
         loop._carrying.batch = iter(range(0))
         lwp.handle, lwp.watch.call, lwp.luggage.pin_step, lwp.luggage.pin_count = outer
         lwp.slow_exit = True  # the step is no longer what it was

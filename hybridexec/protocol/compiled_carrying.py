@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .._core import compiled
 from .carrying import Carrying
@@ -28,6 +29,10 @@ def compiled_carrying(clock: Callable[[], float] | None = None) -> type[Carrying
         rejoin = compiled.method(moves.rejoin)
         if clock is None:  # else its threads are not the system's
             _new_mutex = compiled.Mutex
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.moves = moves if clock is None else None  # else each is to be called as any method
 
     return CompiledCarrying
 

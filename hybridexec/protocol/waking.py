@@ -36,6 +36,8 @@ class Action(enum.Enum):
 class Waking(Record):
     """A record whose LWPs can be woken, started, and put to sleep.  The arguments are the record's."""
 
+    pool: Pool
+
     def __init__(self, **options: Any) -> None:
         self.pool = Pool(self)
         super().__init__(**options)

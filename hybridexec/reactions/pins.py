@@ -24,8 +24,9 @@ class Pins:
 
     def pin(self, lwp: LWP, task: asyncio.Task[Any] | None) -> None:
         """``with pinned():`` begins."""
+        self.used = True
+        lwp.carrying.leaves_plainly = False
         if task is not None:
-            self.used = True
             self.tasks[task] = self.tasks.get(task, 0) + 1
             return
         if lwp.luggage.pin_step is not lwp.handle:

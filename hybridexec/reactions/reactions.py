@@ -78,10 +78,22 @@ class Reactions:
         self.connections = Connections()
         self.attributes = Attributes()
         self.alarms = Alarms()
+        self.judge()
 
     def adopt(self, config: Config) -> None:
         """Take over what may change between two runs."""
         self.mode, self.threshold, self.preempt = config.mode, config.threshold, config.preempt
+        self.judge()
+
+    def judge(self) -> None:
+        """Note, for the compiled core, whether the loop may leave a step without a look at what is kept here.
+
+        It may while the mode is "handoff", no instrument hears of blocks, no loop is nested, and none was ever pinned.
+        """
+        moves = self.mode == "handoff" and not self.affinity.nested
+        self.carrying.leaves_plainly = moves and not self.emitter.hears_of_blocks
+        if self.pins.used:  # looked at last: a step may say so meanwhile
+            self.carrying.leaves_plainly = False
 
     def loosen(self, loop: Any) -> None:
         """The loop is closed: refer to it by this from now on."""
@@ -109,7 +121,7 @@ class Reactions:
     def leaves_plainly(self, lwp: LWP) -> bool:
         """Whether the loop leaves a step whose call is sure to block, and nobody is told.
 
-        The compiled core asks, where it cannot tell without a look at the stack.
+        The compiled core asks, where it cannot tell by itself (``judge``) without a look at the stack.
         """
         return (
             self.mode == "handoff"
@@ -479,7 +491,7 @@ class Reactions:
     def _is_tied(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether the loop must stay with the LWP's step: it is pinned, or no other thread could continue it."""
         pins, affinity = self.pins, self.affinity
-        if (pins.used or lwp.luggage.pin_count) and pins.hold(lwp):
+        if pins.used and pins.hold(lwp):
             return True
         return (bool(affinity.nested) or GREENLET in sys.modules) and affinity.stays(lwp, frame or sys._getframe())
 

@@ -11,6 +11,7 @@ import gc
 import itertools
 import os
 import random
+import select
 import signal
 import socket
 import sys
@@ -431,7 +432,10 @@ class Tail(Server):
         transport.close()
 
     def resume_writing(self) -> None:
-        """The buffer is empty."""
+        """The buffer is empty.  Where the socket were full, asyncio would break off: so wait for the client to read."""
+        ours = self.transport.get_extra_info("socket").fileno()
+        while not select.select([], [ours], [], 0)[1]:
+            pass
         self.transport.write(b"tail")
 
 
