@@ -5,27 +5,7 @@
  */
 #include "core.h"
 
-static PyObject *worn_name, *bound_name, *nested_name;
-
-/* Whether a call has ended for the detector. */
-static bool is_unwatched(LwpFields *lwp)
-{
-    WatchFields *watch = (WatchFields *)lwp->watch;
-    return PyObject_TypeCheck(lwp->watch, watch_fields_type) && watch->trap == Py_None && watch->call == Py_None;
-}
-
-/* Whether the LWP has bound nobody to itself, and sees the thread-locals of the loop's home. */
-static int is_dressed(LwpFields *lwp, RecordFields *record, FollowingFields *following)
-{
-    LuggageFields *luggage = (LuggageFields *)lwp->luggage;
-    if (luggage == NULL || !PyObject_TypeCheck(lwp->luggage, luggage_fields_type) || luggage->check_bindings)
-        return 0;
-    if (record->home == (PyObject *)lwp)
-        return 1;
-    if (luggage->wardrobe == NULL || following->values == NULL)
-        return 0;
-    return is_attribute(luggage->wardrobe, worn_name, following->values);
-}
+static PyObject *bound_name, *nested_name;
 
 /* Whether the steps that come need not be looked at before they are run. */
 static int is_free(FollowingFields *following, PyObject *affinity)
@@ -39,10 +19,13 @@ static int is_free(FollowingFields *following, PyObject *affinity)
 
 int after_step(LwpFields *lwp, RecordFields *record, FollowingFields *following, PyObject *affinity, PyObject *ended)
 {
-    if (!lwp->lost_loop || record->holder != (PyObject *)lwp || lwp->region != Py_None || lwp->watch == NULL ||
-        !is_unwatched(lwp) || lwp->handle == NULL || fd_fields_of(lwp->handle) != NULL)
+    WatchFields *watch = watch_of(lwp);
+    LuggageFields *luggage = luggage_of(lwp);
+    if (!lwp->lost_loop || record->holder != (PyObject *)lwp || lwp->region != Py_None || watch == NULL ||
+        watch->trap != Py_None || watch->call != Py_None || luggage == NULL || luggage->check_bindings ||
+        following->values == NULL || lwp->handle == NULL || fd_fields_of(lwp->handle) != NULL)
         return 0;
-    int is = is_dressed(lwp, record, following);
+    int is = following_has_dressed(following, lwp, luggage);
     if (is > 0)
         is = is_free(following, affinity);
     if (is > 0) {
@@ -55,7 +38,6 @@ int after_step(LwpFields *lwp, RecordFields *record, FollowingFields *following,
 int after_step_exec(PyObject *Py_UNUSED(module))
 {
     static const Name names[] = {
-        {&worn_name, "worn"},
         {&bound_name, "bound"},
         {&nested_name, "nested"},
         {NULL, NULL},

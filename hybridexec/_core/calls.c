@@ -12,11 +12,11 @@ static PyObject *never, *sure, *blocked, *running; /* Verdict, LwpState */
 static PyObject *kind_blocked, *kind_unblocked;    /* UpcallKind */
 static PyObject *wait_code, *enter_code;           /* of threading.Condition: their callers matter */
 static PyObject *slow_call, *slow_return, *failed, *reserve;
-static PyObject *in_poll; /* protocol/lwp.IN_POLL */
-static int frames;        /* reserve() sees to so many */
+static PyObject *in_poll;        /* protocol/lwp.IN_POLL */
+static int frames;               /* reserve() sees to so many */
 static PyObject *judge_of_sleep; /* catalogue.sleep_blocks, which is sure of so many seconds */
 static double least_sleep;
-static PyObject *looked_for[3];               /* modules that greenlets.py and stack.py look for */
+static PyObject *looked_for[3]; /* modules that greenlets.py and stack.py look for */
 
 static PyObject *is_owned_name, *binds_name, *calls_back_name, *will_block_name, *name_name, *count_name, *offset_name;
 static PyObject *is_plain_name, *tally_name, *threshold_name, *replenish_name, *spare_name;
@@ -25,15 +25,6 @@ static PyObject *sampler_name, *refused_name;
 static PyObject *raised_is; /* ("raised",) */
 
 /* ---------------------------------------------------------------- what they have in common */
-
-/* NULL if it has none that is whole. */
-static WatchFields *watch_of(LwpFields *lwp)
-{
-    WatchFields *watch = (WatchFields *)lwp->watch;
-    if (watch == NULL || !PyObject_TypeCheck(lwp->watch, watch_fields_type))
-        return NULL;
-    return watch->call != NULL && watch->reactions != NULL && watch->trap != NULL ? watch : NULL;
-}
 
 /* The LWP of the calling thread; NULL if it is none, or without a step, or this package's own code runs. */
 static LwpFields *lwp_with_step(void)
@@ -158,7 +149,8 @@ static int is_plain(PyObject *reactions, LwpFields *lwp)
     return leaves_plainly(reactions, lwp);
 }
 
-/* Whether the frames are left that the way back needs. */
+/* Whether the frames are left that the way back needs.  No function tells how many are; the field has been the same since
+ * 3.12. */
 static bool has_room(void)
 {
     return PyThreadState_Get()->py_recursion_remaining > frames;
@@ -239,7 +231,8 @@ static int begin(PyObject *reactions, LwpFields *lwp, PyObject *code, PyObject *
         } else if (lwp->interrupt != Py_None) { /* it is not made */
             PyObject *over = PyObject_GetAttr(reactions, over_name), *result = NULL;
             if (over != NULL)
-                result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, (PyObject *)call, Py_False}, 2, raised_is);
+                result = PyObject_Vectorcall(over, (PyObject *[]){(PyObject *)lwp, (PyObject *)call, Py_False}, 2,
+                                             raised_is);
             Py_XDECREF(over);
             done = drop(result);
         }
@@ -410,7 +403,8 @@ static PyObject *calls_know(PyObject *Py_UNUSED(module), PyObject *known)
             return NULL;
         Py_XSETREF(*needed[i].place, value);
     }
-    PyObject *number = PyMapping_GetItemString(known, "frames"), *seconds = PyMapping_GetItemString(known, "least_sleep");
+    PyObject *number = PyMapping_GetItemString(known, "frames");
+    PyObject *seconds = PyMapping_GetItemString(known, "least_sleep");
     frames = number == NULL ? -1 : (int)PyLong_AsLong(number);
     least_sleep = seconds == NULL ? -1.0 : PyFloat_AsDouble(seconds);
     Py_XDECREF(seconds);

@@ -1,12 +1,7 @@
 /* The compiled core: what its files share.
  *
- * Each type here stands in for Python code that exists beside it and means the same: handle.c for engines/handles.py,
- * ring.c and timers.c for the deque and the heap of asyncio's loop, fields.c for slots of the protocol's LWP and Record,
- * loop.c for methods of engines/selector.py, batch.c for the iterator of a turn's steps, turns.c for the middle of
- * Carrying.carry and Turns.run (protocol/carrying.py, loop/turns.py), after_step.c for the end of a step there, poll.c for engines/epoll.py, stream.c for methods
- * of asyncio's stream transport, moves.c for two methods of protocol/carrying.py, calls.c for the plain case of
- * detector/calls.py and reactions/reactions.py, following.c for that of following/following.py, tally.c for
- * observing/tally.py.
+ * Each type here stands in for Python code that exists beside it and means the same.  docs/architecture.md has a
+ * table of them.
  *
  * All of it runs with the GIL held, which is its lock.  No function gives the GIL away but where it calls Python code;
  * after such a call nothing that was read before it may be relied on.
@@ -257,6 +252,10 @@ typedef struct {
 extern PyTypeObject *lwp_fields_type, *record_fields_type, *watch_fields_type, *call_fields_type, *luggage_fields_type;
 extern PyTypeObject *following_fields_type, *marks_fields_type, *tracers_fields_type;
 
+/* What an LWP has; NULL if that is not ours, or not whole. */
+WatchFields *watch_of(LwpFields *lwp);
+LuggageFields *luggage_of(LwpFields *lwp);
+
 int fields_exec(PyObject *module);
 
 /* ---------------------------------------------------------------- mutex.c */
@@ -285,6 +284,9 @@ int moves_rejoin(LwpFields *lwp);
 bool is_following(PyObject *luggage);
 int following_detach(PyObject *following, LwpFields *lwp, bool with_step);
 int following_attach(PyObject *following, LwpFields *lwp, bool with_step);
+
+/* As Following.dress: whether there is nothing to do; -1 with an exception. */
+int following_has_dressed(FollowingFields *following, LwpFields *lwp, LuggageFields *luggage);
 
 int moves_exec(PyObject *module);
 int calls_exec(PyObject *module);

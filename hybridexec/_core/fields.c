@@ -233,6 +233,22 @@ static PyMemberDef tracers_members[] = {
 PyTypeObject *lwp_fields_type, *record_fields_type, *watch_fields_type, *call_fields_type, *luggage_fields_type;
 PyTypeObject *following_fields_type, *marks_fields_type, *tracers_fields_type;
 
+WatchFields *watch_of(LwpFields *lwp)
+{
+    WatchFields *watch = (WatchFields *)lwp->watch;
+    if (watch == NULL || !PyObject_TypeCheck(lwp->watch, watch_fields_type))
+        return NULL;
+    return watch->call != NULL && watch->reactions != NULL && watch->trap != NULL ? watch : NULL;
+}
+
+LuggageFields *luggage_of(LwpFields *lwp)
+{
+    LuggageFields *luggage = (LuggageFields *)lwp->luggage;
+    if (luggage == NULL || !PyObject_TypeCheck(lwp->luggage, luggage_fields_type))
+        return NULL;
+    return luggage->task != NULL && luggage->attributes != NULL && luggage->wardrobe != NULL ? luggage : NULL;
+}
+
 static PyTypeObject *add(PyObject *module, const char *name, size_t size, PyMemberDef *members, PyType_Slot *others)
 {
     enum { OWN = 4, MOST = 8 };

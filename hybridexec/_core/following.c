@@ -6,7 +6,7 @@
 #include "core.h"
 
 /* What this needs of the Python code beside it (following_know). */
-static PyObject *current_tasks, *tasks, *away, *gettrace, *getprofile, *slow_detach, *slow_attach;
+static PyObject *current_tasks, *tasks, *region_away, *gettrace, *getprofile, *slow_detach, *slow_attach;
 
 static PyObject *worn_name, *values_name, *thread_id_name, *send_queued_name, *self_name, *sniffio_name;
 static PyObject *thread_local_name, *name_name;
@@ -118,12 +118,11 @@ static int put_down(const Follows *follows)
 
 /* ---------------------------------------------------------------- attach */
 
-/* Whether the LWP sees the thread-locals of the loop's home, or is in a step, which has them. */
-static int is_dressed(const Follows *follows)
+int following_has_dressed(FollowingFields *following, LwpFields *lwp, LuggageFields *luggage)
 {
-    if (follows->lwp->handle != Py_None)
+    if (((RecordFields *)lwp->carrying)->home == (PyObject *)lwp)
         return 1;
-    return is_attribute(follows->luggage->wardrobe, worn_name, follows->following->values);
+    return is_attribute(luggage->wardrobe, worn_name, following->values);
 }
 
 static int attaches_plainly(const Follows *follows)
@@ -134,12 +133,12 @@ static int attaches_plainly(const Follows *follows)
     if (follows->with_step && (PyDict_GET_SIZE(follows->following->away) > 0 || PyDict_GET_SIZE(marks->kept) > 0))
         return 0;
     int is = is_attribute(follows->following->attributes, values_name, follows->luggage->attributes);
-    if (is > 0)
-        is = is_dressed(follows);
+    if (is > 0 && follows->lwp->handle == Py_None)
+        is = following_has_dressed(follows->following, follows->lwp, follows->luggage);
     if (is > 0)
         is = is_untraced(follows);
     if (is > 0 && marks->leaver != Py_None && marks->leaver != (PyObject *)follows->lwp)
-        is = follows->lwp->region == away ? 0 : is_unmarked();
+        is = follows->lwp->region == region_away ? 0 : is_unmarked();
     return is;
 }
 
@@ -171,12 +170,9 @@ static bool are_usual(Follows *follows)
 {
     FollowingFields *following = follows->following;
     LwpFields *lwp = follows->lwp;
-    if (lwp->ident != PyThread_get_thread_ident() || lwp->luggage == NULL || lwp->handle == NULL ||
-        !PyObject_TypeCheck(lwp->luggage, luggage_fields_type) || lwp->carrying == NULL ||
-        !PyObject_TypeCheck(lwp->carrying, record_fields_type))
-        return false;
-    LuggageFields *luggage = follows->luggage = (LuggageFields *)lwp->luggage;
-    if (luggage->task == NULL || luggage->attributes == NULL || luggage->wardrobe == NULL)
+    follows->luggage = luggage_of(lwp);
+    if (lwp->ident != PyThread_get_thread_ident() || follows->luggage == NULL || lwp->handle == NULL ||
+        lwp->carrying == NULL || !PyObject_TypeCheck(lwp->carrying, record_fields_type))
         return false;
     if (following->loop == NULL || following->look == NULL || following->values == NULL ||
         following->attributes == NULL || following->held == NULL || !PyDict_Check(following->held) ||
@@ -198,7 +194,8 @@ bool is_following(PyObject *luggage)
 /* The Python code does it. */
 static int leave_to(PyObject *function, Follows *follows)
 {
-    PyObject *args[] = {(PyObject *)follows->following, (PyObject *)follows->lwp, follows->with_step ? Py_True : Py_False};
+    PyObject *with = follows->with_step ? Py_True : Py_False;
+    PyObject *args[] = {(PyObject *)follows->following, (PyObject *)follows->lwp, with};
     return drop(PyObject_Vectorcall(function, args, 2, with_step));
 }
 
@@ -245,7 +242,8 @@ static PyObject *attach(PyObject *Py_UNUSED(module), PyObject *const *args, Py_s
 /* following_know(current_tasks, tasks, away, gettrace, getprofile, detach, attach) */
 static PyObject *following_know(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject **const slots[] = {&current_tasks, &tasks, &away, &gettrace, &getprofile, &slow_detach, &slow_attach};
+    PyObject **const slots[] = {&current_tasks, &tasks,       &region_away, &gettrace,
+                                &getprofile,    &slow_detach, &slow_attach};
     enum { COUNT = sizeof slots / sizeof *slots };
     PyObject *known[COUNT];
     if (!PyArg_ParseTuple(args, "O!O!OOOOO:following_know", &PyDict_Type, &known[0], &PyTuple_Type, &known[1], &known[2],

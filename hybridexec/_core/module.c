@@ -94,11 +94,13 @@ PyTypeObject *add_type(PyObject *module, PyType_Spec *spec, PyObject *base)
 
 static int execute(PyObject *module)
 {
-    if (ring_exec(module) < 0 || timers_exec(module) < 0 || handle_exec(module) < 0 || fields_exec(module) < 0 ||
-        loop_exec(module) < 0 || batch_exec(module) < 0 || turns_exec(module) < 0 ||
-        poll_exec(module) < 0 || stream_exec(module) < 0 || moves_exec(module) < 0 ||
-        tally_exec(module) < 0 || after_step_exec(module) < 0 || mutex_exec(module) < 0 || following_exec(module) < 0 || calls_exec(module) < 0)
-        return -1;
+    static int (*const parts[])(PyObject *) = {
+        ring_exec, timers_exec, handle_exec, fields_exec, loop_exec,  batch_exec,      after_step_exec, turns_exec,
+        poll_exec, stream_exec, mutex_exec,  moves_exec,  tally_exec, following_exec, calls_exec,
+    };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i](module) < 0)
+            return -1;
     return 0;
 }
 

@@ -44,13 +44,9 @@ static PyObject *with_step; /* ("with_step",) */
  * which what it raises is put off (signals/shield.py). */
 static int lock_of_system(RecordFields *record, PyObject *mutex)
 {
-    if (is_mutex(mutex) && mutex_try(mutex))
-        return 0;
-    PyObject *taken = PyObject_CallMethodOneArg(mutex, acquire_name, Py_False);
-    bool waits = taken == Py_False, failed = taken == NULL;
-    Py_XDECREF(taken);
-    if (!waits)
-        return failed ? -1 : 0;
+    int taken = is_mutex(mutex) ? mutex_try(mutex) : truth(PyObject_CallMethodOneArg(mutex, acquire_name, Py_False));
+    if (taken != 0)
+        return taken < 0 ? -1 : 0;
     if (drop(PyObject_CallMethodOneArg((PyObject *)record, wait_for_name, mutex)) == 0)
         return 0;
     PyObject *raised = PyErr_GetRaisedException();
@@ -152,16 +148,15 @@ static int tell_luggage(RecordFields *record, PyObject *name, PyObject *lwp, int
 {
     if (record->host == NULL)
         return (PyErr_SetString(PyExc_AttributeError, "the record has no host"), -1);
-    PyObject *luggage = PyObject_GetAttr(record->host, luggage_name), *result;
-    int done = -1;
+    PyObject *luggage = PyObject_GetAttr(record->host, luggage_name);
+    PyObject *args[] = {luggage, lwp, with ? Py_True : Py_False};
     if (luggage == NULL)
         return -1;
+    int done;
     if (is_following(luggage) && PyObject_TypeCheck(lwp, lwp_fields_type))
         done = (name == attach_name ? following_attach : following_detach)(luggage, (LwpFields *)lwp, with);
-    else {
-        result = PyObject_VectorcallMethod(name, (PyObject *[]){luggage, lwp, with ? Py_True : Py_False}, 2, with_step);
-        done = drop(result);
-    }
+    else
+        done = drop(PyObject_VectorcallMethod(name, args, 2, with_step));
     Py_DECREF(luggage);
     return done;
 }
@@ -599,6 +594,13 @@ static int do_rejoin(Moves *moves, RecordFields *record, LwpFields *lwp)
 
 /* ---------------------------------------------------------------- for Python */
 
+/* Whether the containers that are looked into without a question are what they are taken for. */
+static bool is_whole(RecordFields *record)
+{
+    return record->pollers != NULL && PyList_Check(record->pollers) && record->parked != NULL &&
+           PyList_Check(record->parked) && record->detached != NULL && PySet_Check(record->detached);
+}
+
 static bool are_ours(PyObject *const *args, Py_ssize_t count, Py_ssize_t least, Py_ssize_t most)
 {
     if (count < least || count > most || !PyObject_TypeCheck(args[0], record_fields_type) ||
@@ -606,9 +608,7 @@ static bool are_ours(PyObject *const *args, Py_ssize_t count, Py_ssize_t least, 
         PyErr_SetString(PyExc_TypeError, "a record and an LWP are expected");
         return false;
     }
-    RecordFields *record = (RecordFields *)args[0];
-    if (record->pollers != NULL && PyList_Check(record->pollers) && record->parked != NULL &&
-        PyList_Check(record->parked) && record->detached != NULL && PySet_Check(record->detached))
+    if (is_whole((RecordFields *)args[0]))
         return true;
     PyErr_SetString(PyExc_TypeError, "Record.pollers and parked are lists, detached is a set");
     return false;
@@ -630,18 +630,12 @@ static PyObject *rejoin(Moves *moves, PyObject *const *args, Py_ssize_t count)
     return lost < 0 ? NULL : PyBool_FromLong(lost);
 }
 
-/* The compiled moves of an LWP's record; NULL if it has none. */
+/* The compiled moves of an LWP's record; NULL if it has none, or the method has to say what is wrong with it. */
 static Moves *moves_of(LwpFields *lwp)
 {
-    PyObject *args[] = {lwp->carrying, (PyObject *)lwp};
-    PyObject *moves = ((RecordFields *)lwp->carrying)->moves;
-    if (moves == NULL || !Py_IS_TYPE(moves, moves_type))
-        return NULL;
-    if (!are_ours(args, 2, 2, 2)) {
-        PyErr_Clear(); /* the method says so */
-        return NULL;
-    }
-    return (Moves *)moves;
+    RecordFields *record = (RecordFields *)lwp->carrying;
+    bool are = record->moves != NULL && Py_IS_TYPE(record->moves, moves_type) && is_whole(record);
+    return are ? (Moves *)record->moves : NULL;
 }
 
 int moves_leave(LwpFields *lwp, PyObject *state)

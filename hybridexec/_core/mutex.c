@@ -98,19 +98,25 @@ static int wait_for(Mutex *mutex)
     }
 }
 
-static PyObject *acquire(PyObject *mutex, PyObject *const *args, Py_ssize_t count, PyObject *names)
+/* Whether it is taken. */
+static PyObject *take(PyObject *mutex, bool waits)
 {
-    Py_ssize_t given = count + (names == NULL ? 0 : PyTuple_GET_SIZE(names));
-    bool is_named = count == 1 || given == 0 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(names, 0), "blocking") == 0;
-    if (given > 1 || !is_named)
-        return PyErr_Format(PyExc_TypeError, "acquire() takes one argument, blocking");
-    int waits = given == 0 ? 1 : PyObject_IsTrue(args[0]);
-    if (waits < 0)
-        return NULL;
     bool has = mutex_try(mutex);
     if (!has && waits && wait_for((Mutex *)mutex) < 0)
         return NULL;
     return PyBool_FromLong(has || waits);
+}
+
+static PyObject *acquire(PyObject *mutex, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"blocking", NULL};
+    int waits = true;
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "|p:acquire", names, &waits) ? take(mutex, waits) : NULL;
+}
+
+static PyObject *enter(PyObject *mutex, PyObject *Py_UNUSED(none))
+{
+    return take(mutex, true);
 }
 
 static PyObject *release(PyObject *mutex, PyObject *Py_UNUSED(none))
@@ -123,17 +129,17 @@ static PyObject *is_owned(PyObject *mutex, PyObject *Py_UNUSED(none))
     return PyBool_FromLong(mutex_is_owned(mutex));
 }
 
-static PyObject *leave_with(PyObject *mutex, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(count))
+static PyObject *leave(PyObject *mutex, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(count))
 {
     return release(mutex, NULL);
 }
 
 static PyMethodDef methods[] = {
-    {"acquire", (PyCFunction)(void (*)(void))acquire, METH_FASTCALL | METH_KEYWORDS,
+    {"acquire", (PyCFunction)(void (*)(void))acquire, METH_VARARGS | METH_KEYWORDS,
      "Take it; wait for it, unless told otherwise.  Whether the thread has it."},
-    {"__enter__", (PyCFunction)(void (*)(void))acquire, METH_FASTCALL | METH_KEYWORDS, "Take it."},
+    {"__enter__", enter, METH_NOARGS, "Take it."},
     {"release", release, METH_NOARGS, "Give it up once."},
-    {"__exit__", (PyCFunction)(void (*)(void))leave_with, METH_FASTCALL, "Give it up once."},
+    {"__exit__", (PyCFunction)(void (*)(void))leave, METH_FASTCALL, "Give it up once."},
     {"_is_owned", is_owned, METH_NOARGS, "Whether it is the calling thread's."},
     {NULL, NULL, 0, NULL},
 };

@@ -54,9 +54,9 @@ MUTATIONS = {
     ),
     "thread-locals of a spare's own": (
         "following.c",
-        "is_dressed",
-        "follows->lwp->handle != Py_None",
-        "true",
+        "attaches_plainly",
+        "is > 0 && follows->lwp->handle == Py_None",
+        "false",
         "tests/following",
     ),
     "bound tasks that run anywhere": (
@@ -68,7 +68,7 @@ MUTATIONS = {
     ),
     "bindings that nobody looks at": (
         "after_step.c",
-        "is_dressed",
+        "after_step",
         "|| luggage->check_bindings",
         "",
         "tests/following/test_rlocks.py",

@@ -201,7 +201,6 @@ def test_importing_patches_what_is_listed() -> None:
 WALK = """
 import contextlib, sys, threading, time
 import hybridexec
-from hybridexec.following.thread_locals import IN_DICTIONARY
 from hybridexec.platform.own import DIRECTORY
 
 TOOL = 1

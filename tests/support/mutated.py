@@ -26,7 +26,7 @@ def build(folder: Path, where: str, old: str, new: str, *, file: str = "moves.c"
     copytree(SOURCES, package, ignore=ignore_patterns("__pycache__", "*.so"))
     source = package / "_core" / file
     parts = source.read_text().split("\n}\n")
-    begins = re.compile(rf"^static [^;{{]*[ *]{where}\([^;{{]*\n{{$", re.MULTILINE)
+    begins = re.compile(rf"^\w[^;{{]*[ *]{where}\([^;{{]*\n{{$", re.MULTILINE)
     (number,) = (n for n, part in enumerate(parts) if begins.search(part))
     assert parts[number].count(old) == 1, f"{where}() has changed: fix the mutation"
     parts[number] = parts[number].replace(old, new)
