@@ -70,6 +70,17 @@ def no_lwp_left() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def nothing_needs_the_stack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the modules for which the core looks at the stack: pytest imports one, and programs seldom do.
+
+    With one of them imported, the compiled core leaves the plain case to the Python text, and would go untested.
+    """
+    if request.node.get_closest_marker("needs_stack") is None:
+        for name in ("greenlet", "bdb", "pdb"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def heard_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process says once, each test may hear."""
     monkeypatch.setattr(reporting, "_refusals", Trouble(reporting._refusals._summary))

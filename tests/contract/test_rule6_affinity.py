@@ -149,6 +149,7 @@ async def greenlet_spawn(function: Callable[[Callable[[Any], Any]], Any]) -> Any
     return result
 
 
+@pytest.mark.needs_stack
 def test_rule6_a_live_greenlet_binds() -> None:
     def inside(await_: Callable[[Any], Any]) -> int:
         idents = {_thread.get_ident()}
@@ -174,6 +175,7 @@ def test_rule6_a_live_greenlet_binds() -> None:
     assert handoffs > 0
 
 
+@pytest.mark.needs_stack
 def test_rule6_a_dead_greenlet_lets_go() -> None:
     """Afterwards the task moves again: it gets on while the thread that it was bound to is blocked."""
     with pipe() as (reader, writer):

@@ -247,6 +247,7 @@ def test_a_tool_with_a_tracer_for_each_thread_gets_one_for_each() -> None:
     assert len({one.thread for one in tool.all}) == len(tool.all)
 
 
+@pytest.mark.needs_stack
 def test_a_debugger_stops_at_its_breakpoint_on_a_spare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "debugged.py").write_text("def target():\n    x = 1\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)

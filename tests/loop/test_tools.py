@@ -322,6 +322,7 @@ def debugged(reader: int, output: io.StringIO, **options: Any) -> pdb.Pdb:
     ("backend", "hold"),
     [*((backend, True) for backend in BACKENDS), *((backend, False) for backend in BACKENDS if backend)],
 )
+@pytest.mark.needs_stack
 def test_the_loop_stays_while_a_debugger_waits_at_its_prompt(backend: dict[str, Any], hold: bool) -> None:
     """One that watches by ``sys.monitoring`` would be entered by other steps, too, so there is no choice."""
     with pipe() as (reader, writer):
@@ -352,6 +353,7 @@ def test_the_loop_stays_while_a_debugger_waits_at_its_prompt(backend: dict[str, 
         debugger.stdin.close()
 
 
+@pytest.mark.needs_stack
 def test_the_loop_leaves_a_debugger_if_it_is_told_to() -> None:
     """What the debugger waits for is typed by another task; and then the step waits for its turn."""
     with pipe() as (reader, writer):
@@ -371,6 +373,7 @@ def test_the_loop_leaves_a_debugger_if_it_is_told_to() -> None:
         debugger.stdin.close()
 
 
+@pytest.mark.needs_stack
 def test_a_program_under_pdb_stays_where_it_is() -> None:
     """The prompt of ``breakpoint()``, at a terminal's place: neither waiting nor a slow command lets others run."""
     program = """
@@ -475,6 +478,7 @@ def test_asyncio_ps_shows_the_tasks_of_all_lwps() -> None:
         assert re.search(rf"{name} .*{function}", shown.stdout), shown.stdout + shown.stderr
 
 
+@pytest.mark.needs_stack
 @pytest.mark.parametrize("hold", [True, False])
 def test_pydevd_is_known_by_its_files(hold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in: pydevd waits in its own code, for what a user does in another process."""
@@ -491,6 +495,7 @@ def test_pydevd_is_known_by_its_files(hold: bool, monkeypatch: pytest.MonkeyPatc
         assert scene.moved is not hold
 
 
+@pytest.mark.needs_stack
 @pytest.mark.parametrize("name", ["appdb.py", "webdb.py", "pydevd_free.py"])
 def test_a_program_is_not_a_debugger_by_its_name(name: str, tmp_path: Path) -> None:
     assert "bdb" in sys.modules

@@ -22,6 +22,8 @@ from sqlalchemy.util import await_only
 
 import hybridexec
 
+pytestmark = pytest.mark.needs_stack
+
 ACCOUNTS = 6
 MONEY = 1000
 

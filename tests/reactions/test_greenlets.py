@@ -20,7 +20,10 @@ from helpers import pipe, play
 import hybridexec
 from hybridexec import HybridLoop
 
-pytestmark = pytest.mark.unsanitized(reason="greenlets copy stacks, which AddressSanitizer takes for overflows")
+pytestmark = [
+    pytest.mark.needs_stack,
+    pytest.mark.unsanitized(reason="greenlets copy stacks, which AddressSanitizer takes for overflows"),
+]
 
 
 class Beside:
