@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import pytest
+from helpers import pipe
 from settings import NAMES, Ends, Setting, agree, shape
 
 
@@ -87,6 +88,32 @@ def test_what_ends_the_loop_in_a_callback_reaches_the_caller(
             os.close(writer)
 
     assert agree(setting, main) == (kind, (11,))
+
+
+@pytest.mark.parametrize("by", ["call_soon", "call_later", "add_writer"])
+def test_a_callback_that_cannot_be_called_is_told_of(setting: Setting, by: str) -> None:
+    """As asyncio's own transports have one, if ``resume_writing`` writes more than the socket of a closed one takes."""
+
+    async def main(setting: Setting) -> tuple[Any, ...]:
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[dict[str, Any]] = loop.create_future()
+        loop.set_exception_handler(lambda loop, context: told.done() or told.set_result(context))
+        with pipe() as (_, writer), setting.away():
+            nothing: Any = None
+            match by:
+                case "call_soon":
+                    loop.call_soon(nothing)
+                case "call_later":
+                    loop.call_later(0, nothing)
+                case _:
+                    loop.add_writer(writer, nothing)
+            context = await told
+            loop.remove_writer(writer)
+        return sorted(context), shape(context["exception"]), context["message"]
+
+    _, (kind, _), message = agree(setting, main)
+    assert kind is TypeError
+    assert message.startswith("Exception in callback None")
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
