@@ -16,6 +16,7 @@ from typing import Any
 import greenlet
 import pytest
 from helpers import (
+    COPIES_STACKS,
     pipe,
     running_loop,
 )
@@ -149,6 +150,7 @@ async def greenlet_spawn(function: Callable[[Callable[[Any], Any]], Any]) -> Any
     return result
 
 
+@COPIES_STACKS
 @pytest.mark.needs_stack
 def test_rule6_a_live_greenlet_binds() -> None:
     def inside(await_: Callable[[Any], Any]) -> int:
@@ -175,6 +177,7 @@ def test_rule6_a_live_greenlet_binds() -> None:
     assert handoffs > 0
 
 
+@COPIES_STACKS
 @pytest.mark.needs_stack
 def test_rule6_a_dead_greenlet_lets_go() -> None:
     """Afterwards the task moves again: it gets on while the thread that it was bound to is blocked."""

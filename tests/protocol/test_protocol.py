@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, explore_alike, pct
+from helpers import COPIES_STACKS
 from instrumented import Mutation, Protocol
 from protocol_scenes import WORK, Loop
 
 from hybridexec import _core
 from hybridexec.observing.upcalls import UpcallKind
+
+pytestmark = COPIES_STACKS
 
 Make = Callable[..., Loop]
 Scene = Callable[[Make], None]

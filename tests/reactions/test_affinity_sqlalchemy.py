@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import holds, pipe
+from helpers import COPIES_STACKS, holds, pipe
 from sqlalchemy import Connection, ForeignKey, event, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
@@ -22,7 +22,7 @@ from sqlalchemy.util import await_only
 
 import hybridexec
 
-pytestmark = pytest.mark.needs_stack
+pytestmark = [pytest.mark.needs_stack, COPIES_STACKS]
 
 ACCOUNTS = 6
 MONEY = 1000

@@ -15,15 +15,12 @@ from typing import Any
 
 import greenlet
 import pytest
-from helpers import pipe, play
+from helpers import COPIES_STACKS, pipe, play
 
 import hybridexec
 from hybridexec import HybridLoop
 
-pytestmark = [
-    pytest.mark.needs_stack,
-    pytest.mark.unsanitized(reason="greenlets copy stacks, which AddressSanitizer takes for overflows"),
-]
+pytestmark = [pytest.mark.needs_stack, COPIES_STACKS]
 
 
 class Beside:

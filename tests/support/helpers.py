@@ -17,11 +17,16 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
+import pytest
+
 import hybridexec
 from hybridexec import CallSite, Detection, HybridLoop, Stats, Upcall, UpcallKind, _core
 from hybridexec.protocol.lwp import LWP, current
 
 LIBC = ctypes.CDLL(None)
+
+COPIES_STACKS = pytest.mark.unsanitized(reason="greenlets copy stacks, which AddressSanitizer takes for overflows")
+"""Of tests with greenlets."""
 """Calls through it let the GIL go, and are in no catalogue."""
 
 AUTO: Literal["native", "selector"] = "selector" if _core.compiled is None else "native"
