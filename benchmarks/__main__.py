@@ -14,7 +14,7 @@ from rich.console import Console
 
 import hybridexec
 
-from . import costs, echo, executor, serving, ticker
+from . import bridging, costs, echo, executor, serving, ticker
 from .results import Benchmark, Row, listing, table
 
 GROUPS: dict[str, dict[str, Benchmark]] = {
@@ -22,6 +22,7 @@ GROUPS: dict[str, dict[str, Benchmark]] = {
     "serving": serving.BENCHMARKS,
     "echoing": echo.BENCHMARKS,
     "costs": costs.BENCHMARKS,
+    "bridging": bridging.BENCHMARKS,
     "executor": executor.BENCHMARKS,
 }
 PARTS = ("anyio", "httptools", "uvicorn", "uvloop")

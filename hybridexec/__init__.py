@@ -15,6 +15,7 @@ if not hasattr(sys, "monitoring"):
 from .config import Config
 from .errors import BlockingCallError, DetectorUnavailableError, ExecutorFullError, WrongEnvironmentError
 from .executor import ExecutorStats, HybridExecutor, UserThread, UserThreadInfo, UserThreadState
+from .loop.awaiting import block_on
 from .loop.loop import HybridLoop
 from .observing.stats import Stats
 from .observing.upcalls import CallSite, Detection, Instrument, Upcall, UpcallKind
@@ -45,6 +46,7 @@ __all__ = [
     "UserThreadState",
     "WrongEnvironmentError",
     "__version__",
+    "block_on",
     "blocking",
     "bound",
     "current_lwp",

@@ -41,6 +41,7 @@ typedef struct Timers Timers;
 typedef struct {
     Handle handle;
     double when;
+    bool is_int;      /* as it was given: programs look at it */
     Timers *timers;   /* borrowed, while it is in that heap; it leaves the heap before that is freed */
     Py_ssize_t place; /* in the heap */
 } Timer;

@@ -89,8 +89,10 @@ PyObject *timer_new(double when, PyObject *callback, PyObject *const *args, Py_s
         return NULL;
     PyObject *self = made(timer_type, timer_offset, callback, tuple, loop, context);
     Py_DECREF(tuple);
-    if (self != NULL)
+    if (self != NULL) {
         timer_of(self)->when = when;
+        timer_of(self)->is_int = false;
+    }
     return self;
 }
 
@@ -108,15 +110,19 @@ static PyObject *step_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 /* Timer(when, callback, args, loop, context) */
 static PyObject *timer_make(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    double when;
-    PyObject *callback, *arguments, *loop, *context;
+    PyObject *when, *callback, *arguments, *loop, *context;
     static char *names[] = {"when", "callback", "args", "loop", "context", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "dOO!OO:Timer", names, &when, &callback, &PyTuple_Type, &arguments,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OOO!OO:Timer", names, &when, &callback, &PyTuple_Type, &arguments,
                                      &loop, &context))
         return NULL;
+    double seconds = PyFloat_AsDouble(when);
+    if (seconds == -1.0 && PyErr_Occurred() != NULL)
+        return NULL;
     PyObject *self = made(type, timer_offset, callback, arguments, loop, context);
-    if (self != NULL)
-        timer_of(self)->when = when;
+    if (self != NULL) {
+        timer_of(self)->when = seconds;
+        timer_of(self)->is_int = PyLong_CheckExact(when);
+    }
     return self;
 }
 
@@ -219,7 +225,13 @@ static PyObject *timer_cancel(PyObject *self, PyObject *Py_UNUSED(none))
 
 static PyObject *timer_when(PyObject *self, PyObject *Py_UNUSED(none))
 {
-    return PyFloat_FromDouble(timer_of(self)->when);
+    Timer *timer = timer_of(self);
+    return timer->is_int ? PyLong_FromDouble(timer->when) : PyFloat_FromDouble(timer->when);
+}
+
+static PyObject *timer_when_field(PyObject *self, void *Py_UNUSED(closure))
+{
+    return timer_when(self, NULL);
 }
 
 static PyObject *timer_is_scheduled(PyObject *self, void *Py_UNUSED(closure))
@@ -242,7 +254,7 @@ static PyObject *timer_is_scheduled(PyObject *self, void *Py_UNUSED(closure))
 
 static PyMemberDef step_members[] = {OF_HANDLE, LAST_MEMBER};
 static PyMemberDef fd_members[] = {OF_HANDLE, MEMBER("state", Py_T_OBJECT_EX, state, FdFields), LAST_MEMBER};
-static PyMemberDef timer_members[] = {OF_HANDLE, MEMBER("_when", Py_T_DOUBLE, when, Timer), LAST_MEMBER};
+static PyMemberDef timer_members[] = {OF_HANDLE, LAST_MEMBER};
 
 static PyMethodDef timer_methods[] = {
     {"cancel", timer_cancel, METH_NOARGS, "As TimerHandle.cancel."},
@@ -251,6 +263,7 @@ static PyMethodDef timer_methods[] = {
 };
 
 static PyGetSetDef timer_getset[] = {
+    {"_when", timer_when_field, NULL, "When it is due, in the loop's time.", NULL},
     {"_scheduled", timer_is_scheduled, NULL, "Whether it is in a heap.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -112,7 +112,10 @@ static PyObject *call_at(LoopFields *loop, PyObject *const *args, Py_ssize_t cou
     double when = PyFloat_AsDouble(args[0]);
     if (when == -1.0 && PyErr_Occurred() != NULL)
         return NULL;
-    return schedule(loop, when, args + 1, count - 1, context_in(args, count, kwnames));
+    PyObject *timer = schedule(loop, when, args + 1, count - 1, context_in(args, count, kwnames));
+    if (timer != NULL)
+        timer_of(timer)->is_int = PyLong_CheckExact(args[0]);
+    return timer;
 }
 
 static PyObject *call_later(LoopFields *loop, PyObject *const *args, Py_ssize_t count, PyObject *kwnames)

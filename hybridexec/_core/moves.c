@@ -793,7 +793,7 @@ int moves_exec(PyObject *module)
         {&launched_name, "launched"},
         {&wake_name, "wake"},
         {&wait_name, "wait"},
-        {&heed_name, "_heed"},
+        {&heed_name, "heed"},
         {&max_lwps_name, "max_lwps"},
         {NULL, NULL},
     };

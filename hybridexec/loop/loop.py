@@ -45,6 +45,7 @@ from ..signals.main_thread import main_thread
 from ..signals.nudge import Nudges
 from ..signals.shield import Shield
 from . import forking, nesting, patched
+from .awaiting import Awaiting
 from .compiled_turns import CompiledTurns
 from .leaving import Leaving
 from .turns import HANDLE_RUN, Turns
@@ -128,6 +129,7 @@ class HybridLoop(_Engine):
             watch=lambda: sampler.watch(reactions, again=True),
         )
         self._turns = (CompiledTurns if self._compiled else Turns)(self, carrying, reactions, self._following)
+        self._awaiting = Awaiting(weak, carrying)
         self._mailbox = Mailbox(carrying, lambda: weak._nudges.remind())
         handling = Handling(carrying, sampler.look, self._turns.after_step)
         callers = runner_codes | set(self._callers)
@@ -313,6 +315,7 @@ class HybridLoop(_Engine):
         try:
             if self._carrying.detached:
                 detector.sampler.watch(self._reactions)
+            self._awaiting.abandon()
             ending.close(self._carrying)
         finally:
             detector.sampler.unwatch(self._reactions)  # a signal handler may have kept run_forever() from it
@@ -320,6 +323,7 @@ class HybridLoop(_Engine):
     def stop(self) -> None:
         """Stop the loop after the callbacks that are ready now."""
         super().stop()
+        self._awaiting.stopping()
         if self._carrying.holder_ident != os_ident():
             self._write_to_self()
 
@@ -329,12 +333,13 @@ class HybridLoop(_Engine):
         with carrying.mutex:
             return Stats(
                 upcalls=types.MappingProxyType(self._emitter.counts()),
-                handoffs=carrying.handoffs,
+                handoffs=carrying.handoffs - carrying.awaits,
+                awaits=carrying.awaits,
                 claims=carrying.claims,
                 wakeups=carrying.wakeups,
                 lwps_alive=len(carrying.lwps),
                 lwps_parked=len(carrying.parked),
-                lwps_blocked=len(carrying.detached),
+                lwps_blocked=len(carrying.detached - carrying.awaiting.keys()),
                 longest_block=self._emitter.tally.longest,
                 frozen_time=self._emitter.tally.total,
                 instrument_failures=self._emitter.failures(),

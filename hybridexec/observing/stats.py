@@ -15,6 +15,7 @@ class Stats:
     Attributes:
         upcalls: how many upcalls of each kind there were.
         handoffs: how often the loop left a step that blocked or was preempted.
+        awaits: how often a step has waited in :func:`~hybridexec.block_on`; these are not among the handoffs.
         claims: how often an LWP took the loop.
         wakeups: how often a sleeping LWP was woken.
         lwps_alive: how many LWPs there are, the home included.
@@ -29,6 +30,7 @@ class Stats:
 
     upcalls: Mapping[UpcallKind, int]
     handoffs: int
+    awaits: int
     claims: int
     wakeups: int
     lwps_alive: int

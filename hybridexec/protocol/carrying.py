@@ -38,8 +38,9 @@ serves whenever it waits, also without the loop.  While the home is blocked in a
 home could wait for something that only the loop can do.
 
 Special cases have files of their own: begin and finish (``homes.py``), exceptions in the middle of a move
-(``repair.py``), signal handlers (``borrowing.py``, ``excused.py``), the end of a loop (``ending.py``).  What is done
-under the mutex is in ``record.py``; who is woken, and how an LWP sleeps, in ``waking.py``.
+(``repair.py``), signal handlers (``borrowing.py``, ``excused.py``), steps that wait for one another
+(``suspending.py``), the end of a loop (``ending.py``).  What is done under the mutex is in ``record.py``; who is woken,
+and how an LWP sleeps, in ``waking.py``.
 
 Races, and why they are safe:
 
@@ -349,10 +350,10 @@ class Carrying(Homes):
         self.send(successor)
         self.wait(lwp, LwpState.PREEMPTED if state is LwpState.PREEMPTED else LwpState.RETURNING)
         if self.summoned is not None and lwp is self.home:
-            self._heed(lwp)
+            self.heed(lwp)
         return True
 
-    def _heed(self, home: LWP) -> None:
+    def heed(self, home: LWP) -> None:
         """The home has the loop again for its step: signal handlers come first, and then a step that has lent it."""
         self.host.home_side.catch_up(home)
         if self.returning and self.returning[0].since == -math.inf:

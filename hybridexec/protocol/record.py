@@ -98,6 +98,7 @@ class Record(RecordFields):
         self.home = None
         self.batch_unfinished = False  # the holder has changed in the middle of a batch, which comes before the poll
         self.handoffs = self.claims = self.wakeups = self.marks = 0  # counted for stats() and the sampler
+        self.awaits = 0  # of the handoffs: to other steps' help
         self.reset(LoopState.STOPPED)
 
     def reset(self, state: LoopState) -> None:
@@ -115,6 +116,8 @@ class Record(RecordFields):
         self.handler: Handler | None = None  # the signal handler that the home is in
         self.changed = Bell()  # an LWP has retired, or the home is wanted: for whoever closes the loop
         self.detached = set()  # those with a step that is without the loop; and a home that is excused
+        # Those of them that wait for another step, until they find that it is over; they may be more than max_lwps.
+        self.awaiting: dict[LWP, Callable[[], bool]] = {}
         self.lwps = set()
         self.starting: dict[LWP, int] = {}  # those whose thread has not come yet, and the thread that starts them
         self.pollers = []

@@ -187,6 +187,8 @@ class Repair(Waking):
                     wake.append(lwp)  # this thread was about to start it
             elif lwp.state is LwpState.WOKEN:
                 wake.append(lwp)
+            elif lwp.state is LwpState.BLOCKED and lwp in self.awaiting and self.awaiting[lwp]():
+                wake.append(lwp)  # it was about to be handed the loop
             else:
                 self._requeue(lwp)
         successor = self.offer()

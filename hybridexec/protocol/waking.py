@@ -84,7 +84,7 @@ class Waking(Record):
         return Action.EXHAUSTED
 
     def _new(self) -> LWP | None:
-        if len(self.lwps) >= self.max_lwps:
+        if len(self.lwps) - len(self.awaiting) >= self.max_lwps:
             return None
         lwp = self.pool.new()
         if lwp is None:

@@ -475,6 +475,10 @@ class Reactions:
         """Whether the loop moves away from a block of the LWP's step."""
         return self.mode == "handoff" and self._may_leave(lwp, frame)
 
+    def may_suspend(self, lwp: LWP) -> bool:
+        """Whether the LWP's step, which asks, can wait for another step of the loop."""
+        return self._may_leave(lwp, None)
+
     def _may_leave(self, lwp: LWP, frame: FrameType | None) -> bool:
         """Whether the loop may move away from the LWP's step.
 

@@ -84,6 +84,18 @@ def test_the_ring_is_seen_by_the_collector() -> None:
     assert gone() is None
 
 
+@pytest.mark.parametrize("when", [10**7, 1e7])
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_timer_s_time_is_what_it_was_given(when: float, debug: bool, loop: Any) -> None:
+    """aiohttp's suite tells an int from a float."""
+    loop.set_debug(debug)
+    timer = loop.call_at(when, print)
+    assert type(timer.when()) is type(timer._when) is type(when)
+    assert timer.when() == timer._when == when
+    timer.cancel()
+    assert timer.when() == when
+
+
 def test_timers_come_in_the_order_of_their_times(loop: Any) -> None:
     """Also where others of them have been cancelled."""
     chance = random.Random(2)

@@ -23,6 +23,7 @@ def test_a_loop_that_has_done_nothing_has_figures_of_nothing() -> None:
     assert loop.stats() == Stats(
         upcalls=dict.fromkeys(UpcallKind, 0),
         handoffs=0,
+        awaits=0,
         claims=0,
         wakeups=0,
         lwps_alive=0,

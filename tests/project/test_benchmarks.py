@@ -44,6 +44,7 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     "steps": {f"{step}-by-uvloop": ("<=", 0.9) for step in ("turn", "timer", "yield", "task")},
     "echo": {f"{shape}-by-uvloop": (">=", 1.0) for shape in ("64x1k", "1x1k", "16x64k")},
     "echo-tls": {f"{shape}-by-uvloop": (">=", 1.0) for shape in ("16x1k", "16x64k")},
+    "bridge": {},
     "submit": {
         "outside-by-pool": (">=", 0.97),
         "outside-processor-by-pool": ("<=", 1.3),

@@ -49,6 +49,10 @@ def test_the_lock_is_released() -> None:
     ]
 
 
+def test_ten_handlers_wait_at_a_time_in_synchronous_code() -> None:
+    assert run(*command("bridge.py")) == [*(f"hello user {n}" for n in range(10)), "together"]
+
+
 def test_on_asyncio_the_lock_is_waited_for_while_nothing_else_runs() -> None:
     """The stacks say so: the loop's only thread stands in the second task's ``with`` statement."""
     program = """

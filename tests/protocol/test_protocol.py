@@ -13,7 +13,7 @@ import pytest
 from exploring import Exhaustive, Failed, Fault, Grain, Machine, Pct, explore, explore_alike, pct
 from helpers import COPIES_STACKS
 from instrumented import Mutation, Protocol
-from protocol_scenes import WORK, Loop
+from protocol_scenes import WORK, Loop, Wait
 
 from hybridexec import _core
 from hybridexec.observing.upcalls import UpcallKind
@@ -76,6 +76,58 @@ def chain(it: Loop, steps: int, seconds: float = WORK) -> Callable[[Any], None]:
             it.step(f"chain {steps - 1}", chain(it, steps - 1, seconds))
 
     return computes
+
+
+@scene(2)
+def one_is_suspended_and_another_hands_it_the_loop(loop: Make) -> None:
+    """``block_on``: what ends the wait is a step of the same loop."""
+    it = loop(max_lwps=2)
+    wait = Wait()
+    it.step("waits", lambda lwp: it.suspend(lwp, wait))
+    it.step("hands it on", lambda lwp: it.hand(lwp, wait))
+    it.step("comes behind", lambda lwp: None)
+    it.play()
+
+
+@scene(0)
+def suspended_steps_are_no_blocks(loop: Make) -> None:
+    """Two wait for one another, and one blocks, with two LWPs that may block."""
+    it = loop(max_lwps=2)
+    first, second, done = Wait(), Wait(), it.event()
+
+    def waits_first(lwp: Any) -> None:
+        it.suspend(lwp, first)
+        it.hand(lwp, second)
+
+    it.step("first", waits_first)
+    it.step("second", lambda lwp: it.suspend(lwp, second))
+    it.step("blocks", lambda lwp: it.block(lwp, done))
+
+    def hands(lwp: Any) -> None:
+        it.hand(lwp, first)
+        it.release(done)
+
+    it.step("hands on", hands)
+    it.play()
+
+
+@scene(RANDOM)
+def a_suspended_home_is_wanted(loop: Make) -> None:
+    """A spare asks the home for help, and a signal comes, while the home's step is suspended."""
+    it = loop(max_lwps=3)
+    wait = Wait()
+
+    def asks(lwp: Any) -> None:
+        it.ask_home(lwp)
+        it.hand(lwp, wait)
+
+    it.step("waits", lambda lwp: it.suspend(lwp, wait))
+    it.step("asks", asks)
+
+    def outside() -> None:
+        it.strike("handler")
+
+    it.play(outside)
 
 
 @scene(1)
@@ -620,6 +672,18 @@ class Sought:
 
 
 MUTATIONS = [
+    Sought(
+        Mutation("a wait that never ends", "hand", "carrying.queue_as_returning(lwp, -math.inf)", "pass"),
+        one_is_suspended_and_another_hands_it_the_loop,
+    ),
+    Sought(
+        Mutation("a ring that was heard already", "suspend", "lwp.wake()", "pass"),
+        one_is_suspended_and_another_hands_it_the_loop,
+    ),
+    Sought(
+        Mutation("waits that count as blocks", "_new", "- len(self.awaiting)", ""),
+        suspended_steps_are_no_blocks,
+    ),
     Sought(Mutation("a forgotten wake-up", "leave", "self.send(successor)", "pass"), one_blocks_and_another_ends_it),
     Sought(
         Mutation("a claim without the lock", "claim", "with record.mutex:", "if True:"), work_comes_as_a_step_returns
@@ -668,7 +732,7 @@ MUTATIONS = [
         a_handler_interrupts_a_blocked_home,
     ),
     Sought(
-        Mutation("a loop that is lent and not given back", "_heed", "self.leave(home, LwpState.BLOCKED)", "return"),
+        Mutation("a loop that is lent and not given back", "heed", "self.leave(home, LwpState.BLOCKED)", "return"),
         a_handler_interrupts_a_home_that_waits_for_its_turn,
     ),
     Sought(

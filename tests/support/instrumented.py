@@ -37,6 +37,7 @@ MODULES = (
     "protocol.compiled_carrying",
     "protocol.excused",
     "protocol.borrowing",
+    "protocol.suspending",
     "protocol.ending",
     "signals.handlers",
 )

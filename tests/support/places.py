@@ -35,6 +35,7 @@ from hybridexec.protocol import (
     pool,
     record,
     repair,
+    suspending,
     waking,
 )
 from hybridexec.reactions import affinity, pins, reactions, regions, reporting
@@ -52,6 +53,7 @@ MODULES = (
     carrying,
     excused,
     borrowing,
+    suspending,
     ending,
     reactions,
     reporting,

@@ -42,6 +42,15 @@ Code = Callable[[Any], None]
 """A step's code: called with the LWP that runs it."""
 
 
+class Wait:
+    """What one step waits for, and another hands it."""
+
+    def __init__(self) -> None:
+        self.lwp: Any = None
+        self.over = False
+        self.since = -math.inf  # when it was handed on
+
+
 class Loop:
     """An event loop of the test's, and the scene's stage.
 
@@ -406,6 +415,27 @@ class Loop:
         else:
             until.wait()
         self._rejoin(lwp)
+
+    def suspend(self, lwp: Any, wait: Wait) -> None:
+        """The step waits for what another one hands it."""
+        wait.lwp = lwp
+        while not wait.over:
+            with self._or_hold(lwp):
+                self._protocol.suspending.suspend(self.carrying, lwp, lambda: wait.over)
+            lwp.interrupt = None  # else what is awaited is cancelled
+        # The step that has handed it on may compute, and whoever was granted the loop by then.
+        waited = self._fair_time() - wait.since
+        self.machine.check(waited <= 3 * self._longest + 1e-9, f"{lwp.name} was handed the loop {waited:.4f} s ago")
+        self._steps += 1
+        self.code(f"what was suspended on {lwp.name}")
+
+    def hand(self, lwp: Any, wait: Wait) -> None:
+        """A step hands another one what it waits for, if it waits yet."""
+        self.code(f"what hands on {lwp.name}")
+        wait.over, wait.since = True, self._fair_time()
+        if wait.lwp is not None:
+            with self._or_hold(lwp):
+                self._protocol.suspending.hand(self.carrying, wait.lwp)
 
     def yield_slice(self, lwp: Any) -> None:
         """A preempted step: others first."""
