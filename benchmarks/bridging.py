@@ -7,6 +7,7 @@ import concurrent.futures
 import importlib.util
 import multiprocessing
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,8 +17,13 @@ from typing import Any
 
 import hybridexec
 
-from .measuring import in_turns, median_of, ratio
+from .measuring import in_turns, median_of, percentile, ratio
 from .results import Benchmark, Row
+
+QUERIES = 4
+BLOCKERS = 8
+NAP = 0.2
+ROWS = 20
 
 type Wait = Callable[[Awaitable[None]], None]
 
@@ -131,4 +137,62 @@ def bridge(quick: bool) -> Iterator[Row]:
                 yield Row(f"bridge.{kind}-by-{name}", f"... by {name}", ratio(found["ours"], found[name]), "", how)
 
 
-BENCHMARKS: dict[str, Benchmark] = {"bridge": bridge}
+async def queried(seconds: float, blockers: int) -> list[float]:
+    """Tasks that query through SQLAlchemy's asyncio extension, beside others that block: the time each query took."""
+    from sqlalchemy import text
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    took: list[float] = []
+    until = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/accounts.db")
+
+        async def query() -> None:
+            while time.monotonic() < until:
+                began = time.monotonic()
+                async with AsyncSession(engine) as session:
+                    rows = await session.execute(text("select money from account order by money limit 20"))
+                    assert len(rows.all()) == ROWS
+                took.append(time.monotonic() - began)
+
+        async def block() -> None:
+            while time.monotonic() < until:
+                time.sleep(NAP)
+                await asyncio.sleep(0)
+
+        async with engine.begin() as connection:
+            await connection.execute(text("create table account (money integer)"))
+            for money in range(ROWS):
+                await connection.execute(text("insert into account values (:money)"), {"money": money})
+        await asyncio.gather(*(query() for _ in range(QUERIES)), *(block() for _ in range(blockers)))
+        await engine.dispose()
+    return took
+
+
+def database(quick: bool) -> Iterator[Row]:
+    """SQLAlchemy's asyncio extension on aiosqlite, alone and beside tasks that block."""
+    rounds, seconds = (1, 0.5) if quick else (5, 3.0)
+    how = median_of(rounds)
+
+    def measured(run: Callable[[Any], list[float]], blockers: int) -> tuple[float, float]:
+        took = run(queried(seconds, blockers))
+        return percentile(took, 0.99) * 1e3, len(took) / seconds
+
+    ours, theirs = partial(measured, hybridexec.run), partial(measured, asyncio.run)
+    peers = {"alone": partial(ours, 0), "beside": partial(ours, BLOCKERS)}
+    peers |= {"asyncio alone": partial(theirs, 0), "asyncio beside": partial(theirs, BLOCKERS)}
+    found = in_turns(rounds, peers)
+    tails = {name: [figure[0] for figure in figures] for name, figures in found.items()}
+    rates = {name: [figure[1] for figure in figures] for name, figures in found.items()}
+    note = f"asyncio {median(tails['asyncio alone']):.1f} ms"
+    yield Row("database.p99-alone", f"{QUERIES} tasks that query: p99", median(tails["alone"]), "ms", how, note)
+    note = f"asyncio {median(tails['asyncio beside']):,.0f} ms"
+    what = f"... beside {BLOCKERS} tasks that do time.sleep({NAP})"
+    yield Row("database.p99-beside", what, median(tails["beside"]), "ms", how, note)
+    yield Row("database.by-alone", "... by alone", ratio(tails["beside"], tails["alone"]), "", how)
+    note = f"asyncio {median(rates['asyncio alone']):,.0f}/s"
+    yield Row("database.rate-alone", "... queries", median(rates["alone"]), "/s", how, note)
+    yield Row("database.rate-by-asyncio", "... by asyncio", ratio(rates["alone"], rates["asyncio alone"]), "", how)
+
+
+BENCHMARKS: dict[str, Benchmark] = {"bridge": bridge, "database": database}

@@ -35,6 +35,7 @@ class Options(TypedDict, total=False):
     engine: Literal["auto", "native", "selector", "uvloop"]
     instruments: Iterable[Any]  # Instruments, or objects that have some of the same methods
     hold_in_debugger: bool
+    nested: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,10 @@ class Config:
     """Whether the loop stays where it is while a debugger (pdb, pydevd) waits at its prompt.  Under one that watches
     by ``sys.monitoring`` (what ``breakpoint()`` calls since 3.14) it always does."""
 
+    nested: bool = False
+    """Whether ``asyncio.run``, ``asyncio.Runner`` and ``run_until_complete`` may be called in a step, as if nothing ran
+    on its thread.  asyncio refuses that, and so does this loop by default, unless nest_asyncio was applied."""
+
     def __post_init__(self) -> None:
         _one_of("mode", self.mode, _MODES)
         _one_of("engine", self.engine, _ENGINES)
@@ -91,8 +96,10 @@ class Config:
         _seconds("lwp_idle_timeout", self.lwp_idle_timeout, 0, 86400)
         _whole("max_lwps", self.max_lwps, 2, 32768)
         _whole("spare_lwps", self.spare_lwps, 0, self.max_lwps - 1)
-        if not isinstance(self.hold_in_debugger, bool):
-            raise TypeError(f"hold_in_debugger={shown(self.hold_in_debugger)}: allowed are True and False")
+        for name in ("hold_in_debugger", "nested"):
+            flag = getattr(self, name)
+            if not isinstance(flag, bool):
+                raise TypeError(f"{name}={shown(flag)}: allowed are True and False")
         object.__setattr__(self, "instruments", _instruments(self.instruments))
 
     @classmethod
@@ -296,4 +303,5 @@ _PARSERS: dict[str, Any] = {
     "engine": str,
     "instruments": _parse_instruments,
     "hold_in_debugger": _parse_flag,
+    "nested": _parse_flag,
 }

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from .config import Config, Options, resolve
 from .errors import WrongEnvironmentError
-from .loop import patched
+from .loop import nesting, patched
 from .loop.loop import HybridLoop
 
 
@@ -105,8 +105,8 @@ def run[T](
         The coroutine's result.
 
     Raises:
-        RuntimeError: the calling thread runs an event loop already; or gevent or eventlet has put greenlets in the
-            place of threads.
+        RuntimeError: the calling thread runs an event loop already, which does not allow nesting; or gevent or eventlet
+            has put greenlets in the place of threads.
         TypeError: a wrong option, or one of a wrong type.
         ValueError: ``main`` is not a coroutine, or an option is out of range.
         DetectorUnavailableError: ``sys.monitoring`` is missing, or has no free tool id.
@@ -115,8 +115,11 @@ def run[T](
     Any thread may call it; each has a loop of its own.  Ctrl-C and other signals need the main thread, as with
     ``asyncio.run``, whose rules these are.
     """
-    if events._get_running_loop() is not None:
-        raise RuntimeError("hybridexec.run() cannot be called from a running event loop")
+    running = events._get_running_loop()
+    if running is not None:
+        if not nesting.is_nested(running):
+            raise RuntimeError("hybridexec.run() cannot be called from a running event loop")
+        return nesting.aside(lambda: run(main, debug=debug, config=config, **options))
     if (wrong := patched.complaint()) is not None:
         if asyncio.iscoroutine(main):
             main.close()  # else there would be a warning, too, that it was never awaited

@@ -61,6 +61,14 @@ _HoldInDebugger = Annotated[
         show_default=False,
     ),
 ]
+_Nested = Annotated[
+    bool | None,
+    typer.Option(
+        "--nested/--no-nested",
+        help=_default("nested", "Whether asyncio.run and its kin may be called in a step"),
+        show_default=False,
+    ),
+]
 _Report = Annotated[bool, typer.Option("--report", help="Show at exit where the program blocked.")]
 
 app = typer.Typer(
@@ -116,6 +124,7 @@ def run(
     lwp_idle_timeout: _LwpIdleTimeout = None,
     engine: _Engine = None,
     hold_in_debugger: _HoldInDebugger = None,
+    nested: _Nested = None,
     report: _Report = False,
 ) -> None:
     """Run an unchanged program with asyncio's loops replaced by ours.
@@ -189,6 +198,7 @@ def serve(
     lwp_idle_timeout: _LwpIdleTimeout = None,
     engine: _Engine = None,
     hold_in_debugger: _HoldInDebugger = None,
+    nested: _Nested = None,
     report: _Report = False,
 ) -> None:
     """Serve an application with uvicorn on our loop.

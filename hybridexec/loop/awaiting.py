@@ -112,7 +112,7 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
         yielded = coro.send(None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
-    refused = _refusal(lwp, loop)
+    refused = refusal(lwp, loop)
     if refused is not None:
         return _break_off(coro, RuntimeError(refused))  # type: ignore[no-any-return]
     return loop._awaiting.wait(lwp, coro, yielded)  # type: ignore[no-any-return]
@@ -157,7 +157,16 @@ def _step() -> tuple[LWP, Any]:
     return lwp, loop
 
 
-def _refusal(lwp: LWP, loop: Any) -> str | None:
+def step_that_may_wait() -> LWP | None:
+    """The LWP whose step calls, if ``block_on`` may wait in it."""
+    try:
+        lwp, loop = _step()
+    except RuntimeError:
+        return None
+    return lwp if refusal(lwp, loop) is None else None
+
+
+def refusal(lwp: LWP, loop: Any) -> str | None:
     """Why a step must not wait for what another one does; None if it may."""
     carrying: Any = lwp.carrying
     reactions: Any = loop._reactions

@@ -44,7 +44,7 @@ from ..signals.mailbox import Mailbox
 from ..signals.main_thread import main_thread
 from ..signals.nudge import Nudges
 from ..signals.shield import Shield
-from . import forking, nesting, patched
+from . import forking, nesting, patched, sqlalchemy
 from .awaiting import Awaiting
 from .compiled_turns import CompiledTurns
 from .leaving import Leaving
@@ -89,6 +89,8 @@ class HybridLoop(_Engine):
     def __init__(self, config: Config | None = None, **options: Unpack[Options]) -> None:
         patched.check()
         self.config = resolve(config, options)
+        if self.config.nested:
+            nesting.allow()
         self._main: object = None  # what run_until_complete() was given: a task, or its coroutine
         self._failure: BaseException | None = None  # what ended the loop while a spare carried it
         self._announced = False
@@ -192,7 +194,7 @@ class HybridLoop(_Engine):
 
     def run_until_complete(self, future: Any) -> Any:
         """Run until a future is done; to signal handlers that raise, its task is the main task."""
-        if nesting.applied() and events._get_running_loop() is not None:
+        if nesting.is_allowed(events._get_running_loop()):
             return nesting.run(self, future)
         former, self._main = self._main, future
         try:
@@ -459,5 +461,5 @@ def _equip(reactions: Reactions, lwp: LWP) -> None:
 
 
 tasks.replace(HybridLoop)
-for _name, _see_to in libraries.WHEN_IMPORTED.items():
+for _name, _see_to in {**libraries.WHEN_IMPORTED, **sqlalchemy.WHEN_IMPORTED}.items():
     detector.catalogue.when_imported(_name, _see_to)

@@ -1,15 +1,17 @@
-"""Nesting: ``run_until_complete`` in a step, where nest_asyncio has allowed it.
+"""Nesting: a step runs an event loop to its end, as synchronous code does that was not written for coroutines.
+
+asyncio refuses it.  A loop of ours allows it where ``Config(nested=True)`` says so, or nest_asyncio was applied:
+
+* ``run_until_complete`` *on the running loop* is ``block_on``: the future is completed by the loop itself, which
+  continues meanwhile, and rule 1 holds as ever.  Where the loop cannot move (mode "observe", a loop that stays with its
+  greenlet) the step runs the loop itself until the future is done, and nobody leaves meanwhile.
+* *Another loop*, while one runs: to that one it is a ``blocking()`` region of its step.  ``asyncio.run`` and ``Runner``
+  have a loop of their own: who calls them owns the loop, and expects it to be closed in the end, with all of its tasks.
 
 nest_asyncio's ``apply()`` replaces ``run_forever`` and its kin in the class of a loop, by functions that take every
 step on top of the one that asks.  These would poll and run steps without a word to the protocol.  So our loops say to
-``apply()`` that they have been patched (``_nest_patched``), and nest in their own way:
-
-* *On the running loop*: the step waits for the future as in any call that blocks, the loop moves on without it, and
-  rule 1 holds as ever.  Where the loop cannot move (mode "observe", a loop that stays with its greenlet) the step runs
-  the loop itself until the future is done, and nobody leaves meanwhile.
-* *Another loop, while one runs*: to that one it is a ``blocking()`` region of its step.
-
-Without ``apply()`` all this raises what it raises on asyncio.
+``apply()`` that they have been patched (``_nest_patched``), and nest in their own way.  Its ``asyncio.run``, which it
+also replaces, is ``run_until_complete`` on the running loop.
 """
 
 from __future__ import annotations
@@ -17,26 +19,71 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import sys
-from asyncio import events, futures
+import functools
+from asyncio import base_events, events, futures, runners
 from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..platform.patches import Patch
 from ..platform.threads import os_ident
-from ..protocol.lwp import IN_POLL, LWP, Bell, current
+from ..protocol.lwp import IN_POLL, LWP, current
 from ..reactions.regions import blocking
+from .awaiting import block_on, refusal
 
 _IN_POLL = "run_until_complete() in a protocol's method on uvloop: nothing else can run there"
-_NO_SPARE = (
-    "run_until_complete() in a step needs another thread to carry the loop: it must not move here (pinned, a "
-    "greenlet), or max_lwps are blocked"
-)
+_NO_SPARE = "run_until_complete() in a step needs another thread to carry the loop (%s)"
+
+_allowing: list[Patch] = []
+"""What has been replaced in asyncio, since a loop was made that allows nesting."""
 
 
 def applied() -> bool:
     """Whether nest_asyncio, or nest_asyncio2, has been applied to anything."""
     return hasattr(asyncio, "_nest_patched")
+
+
+def is_allowed(running: Any) -> bool:
+    """Whether a step of the running loop may run a loop: None if no loop runs."""
+    return running is not None and (applied() or is_nested(running))
+
+
+def is_nested(running: Any) -> bool:
+    """Whether the running loop was made to allow it; None if no loop runs."""
+    return getattr(getattr(running, "config", None), "nested", False) is True
+
+
+def allow() -> None:
+    """A loop was made that allows nesting: have asyncio's own functions not refuse it in its steps."""
+    if _allowing:
+        return
+    for owner, name in (
+        (asyncio, "run"),
+        (runners, "run"),
+        (runners.Runner, "run"),
+        (runners.Runner, "close"),
+        (base_events.BaseEventLoop, "run_until_complete"),
+    ):
+        _allowing.append(Patch(owner, name, _aside_of_step(getattr(owner, name))))
+
+
+def _aside_of_step(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, which runs another loop, called as by a thread without a loop."""
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        running = events._get_running_loop()
+        if not is_nested(running) or (args and args[0] is running):
+            return function(*args, **kwargs)
+        return aside(functools.partial(function, *args, **kwargs))
+
+    return called
+
+
+def aside[T](function: Callable[[], T]) -> T:
+    """Call what runs another loop in a step: as by a thread without a loop, and the step is blocked meanwhile."""
+    with blocking(), _aside():
+        return function()
 
 
 def run(loop: Any, future: Any) -> Any:
@@ -49,8 +96,7 @@ def run(loop: Any, future: Any) -> Any:
     running: Any = events._get_running_loop()
     lwp = current.get(os_ident())
     if running is not loop:
-        with blocking(), _aside():
-            return loop.run_until_complete(future)
+        return aside(lambda: loop.run_until_complete(future))
     if lwp is None or lwp.carrying is not loop._carrying or lwp.handle is None or lwp.region:
         raise RuntimeError("This event loop is already running")
     waits = _may_wait(loop, lwp)
@@ -59,13 +105,12 @@ def run(loop: Any, future: Any) -> Any:
     if made:
         future._log_destroy_pending = False
     if waits:
-        _wait(loop, lwp, future)
-    else:
-        turns = loop._turns
-        with _in_place(loop, lwp):
-            while not future.done() and not loop._stopping:
-                lwp.handle = None
-                turns.run(lwp, loop._poll.wait(turns.timeout()))
+        return block_on(future)
+    turns = loop._turns
+    with _in_place(loop, lwp):
+        while not future.done() and not loop._stopping:
+            lwp.handle = None
+            turns.run(lwp, loop._poll.wait(turns.timeout()))
     if not future.done():
         raise RuntimeError("Event loop stopped before Future completed.")
     return future.result()
@@ -79,29 +124,10 @@ def _may_wait(loop: Any, lwp: LWP) -> bool:
     """
     if lwp.handle is IN_POLL:
         raise RuntimeError(_IN_POLL)
-    spares = len(loop._carrying.detached) < loop.config.max_lwps - 1
-    if spares and loop._reactions.moves(lwp, sys._getframe(2)):
-        return True
-    if len(loop._carrying.lwps) > 1:
-        raise RuntimeError(_NO_SPARE)
-    return False
-
-
-def _wait(loop: Any, lwp: LWP, future: asyncio.Future[Any]) -> None:
-    """Wait without the loop until a future is done, or a signal handler has raised."""
-    bell = Bell()
-
-    def wait() -> None:
-        while not future.done() and lwp.interrupt is None:
-            bell.wait()
-
-    future.add_done_callback(lambda _: bell.ring())
-    loop._shield.waiting.add(bell)
-    try:
-        loop._mailbox.wait(lwp, "run_until_complete", wait, sure=True)
-    finally:
-        loop._shield.waiting.discard(bell)
-    loop._reactions.interrupt(lwp)
+    refused = refusal(lwp, loop)
+    if refused is not None and len(loop._carrying.lwps) > 1:
+        raise RuntimeError(_NO_SPARE % refused)
+    return refused is None
 
 
 @contextlib.contextmanager

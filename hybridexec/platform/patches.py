@@ -16,6 +16,8 @@ what                                while                                       
                                                                                 (``signals/main_thread.py``)
 the handlers of all signals         the same                                    they are called when the home has the
                                                                                 loop (``signals/shield.py``)
+``asyncio.run``, ``Runner``,        a loop was made that says ``nested=True``   they run another loop in a step
+``run_until_complete``                                                          (``loop/nesting.py``)
 asyncio's and uvloop's loops        ``hybridexec run``, pytest ``--hybridexec``  make ours (``cli/loops.py``)
 ``asyncio._set_running_loop``       ``hybridexec run --report``                 notes which loops run (``cli/ran.py``)
 ==================================  ==========================================  =======================================

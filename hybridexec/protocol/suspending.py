@@ -33,10 +33,11 @@ def suspend(carrying: Carrying, lwp: LWP, is_over: Callable[[], bool]) -> bool:
     """
     with carrying.mutex:
         carrying.awaiting[lwp] = is_over
+        carrying.awaits += 1
     try:
         if not carrying.leave(lwp, LwpState.BLOCKED):
+            carrying.awaits -= 1
             return False
-        carrying.awaits += 1
         carrying.replenish()
         _sleep_until(carrying, lwp, is_over)
         if lwp.state is not LwpState.BLOCKED:

@@ -268,7 +268,7 @@ def test_options_and_the_environment_reach_the_loop(tmp_path: Path) -> None:
         """,
     )
     options = ["--mode=observe", "--preempt=0.5", "--threshold=0.25", "--max-lwps=9", "--spare-lwps=3"]
-    options += ["--lwp-idle-timeout=2", "--engine=selector", "--no-hold-in-debugger"]
+    options += ["--lwp-idle-timeout=2", "--engine=selector", "--no-hold-in-debugger", "--nested"]
     found = execute(*RUN, *options, script, cwd=tmp_path, HYBRIDEXEC_MAX_LWPS="5")
     expected = hybridexec.Config(
         mode="observe",
@@ -279,6 +279,7 @@ def test_options_and_the_environment_reach_the_loop(tmp_path: Path) -> None:
         lwp_idle_timeout=2.0,
         engine="selector",
         hold_in_debugger=False,
+        nested=True,
     )
     assert found.stdout == f"{expected}\n", found.stderr
     found = execute(*RUN, script, cwd=tmp_path, HYBRIDEXEC_MAX_LWPS="5")

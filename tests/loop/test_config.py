@@ -38,6 +38,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "engine": "auto",
         "instruments": (),
         "hold_in_debugger": True,
+        "nested": False,
     }
     assert Config.from_env() == config
 
@@ -83,6 +84,7 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("max_lwps", "9"),
     ("spare_lwps", None),
     ("hold_in_debugger", 1),
+    ("nested", "yes"),
     ("instruments", "module:class"),
     ("instruments", RECORDER),
     ("instruments", [Recorder]),
