@@ -29,6 +29,7 @@ import weakref
 from asyncio import events, futures
 from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
 from collections.abc import Awaitable, Callable, Coroutine
+from types import CoroutineType
 from typing import Any
 
 from ..detector.calls import Call, Site
@@ -93,21 +94,24 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
             256 at least, wait already.
         BaseException: what the awaitable raises.
     """
-    if not inspect.isawaitable(awaitable):
+    coro: Any = awaitable
+    is_coroutine = type(awaitable) is CoroutineType
+    if not is_coroutine and not inspect.isawaitable(awaitable):
         raise TypeError(f"awaitable={told(awaitable)}: allowed is what `await` takes")
     try:
-        _check_timeout(timeout)
+        if timeout is not None:
+            _check_timeout(timeout)
         lwp, loop = _step()
     except BaseException:
-        if inspect.iscoroutine(awaitable):
-            awaitable.close()
+        if is_coroutine:
+            coro.close()
         raise
     if timeout is not None:
-        coro: Any = _await_within(awaitable, timeout)
-    elif asyncio.isfuture(awaitable) and awaitable.done():
-        return awaitable.result()  # type: ignore[no-any-return]
-    else:
-        coro = awaitable if inspect.iscoroutine(awaitable) else _await(awaitable)
+        coro = _await_within(awaitable, timeout)
+    elif not is_coroutine:
+        if asyncio.isfuture(awaitable) and awaitable.done():
+            return awaitable.result()  # type: ignore[no-any-return]
+        coro = _await(awaitable)
     try:
         yielded = coro.send(None)
     except StopIteration as stop:
@@ -119,8 +123,6 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
 
 
 def _check_timeout(timeout: object) -> None:
-    if timeout is None:
-        return
     allowed = "allowed are None and seconds from 0"
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
         raise TypeError(f"timeout={told(timeout)}: {allowed}")
