@@ -63,6 +63,7 @@ BARS = {
     "steps.timer-by-uvloop": Bar(0.9),
     "steps.yield-by-uvloop": Bar(0.9),
     "steps.task-by-uvloop": Bar(0.9),
+    "database.by-alone": Bar(2.0),
     "submit.outside-by-pool": Bar(0.97, at_least=True),
     "submit.outside-processor-by-pool": Bar(1.3),
     "submit.inside-by-pool": Bar(0.9, at_least=True),

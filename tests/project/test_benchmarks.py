@@ -45,6 +45,7 @@ BARS: dict[str, dict[str, tuple[str, float]]] = {
     "echo": {f"{shape}-by-uvloop": (">=", 1.0) for shape in ("64x1k", "1x1k", "16x64k")},
     "echo-tls": {f"{shape}-by-uvloop": (">=", 1.0) for shape in ("16x1k", "16x64k")},
     "bridge": {},
+    "database": {"by-alone": ("<=", 2.0)},
     "submit": {
         "outside-by-pool": (">=", 0.97),
         "outside-processor-by-pool": ("<=", 1.3),
