@@ -171,6 +171,10 @@ def _run(target: str, arguments: tuple[str, ...], module: bool, given: dict[str,
 def _pass_on(given: dict[str, Any]) -> None:
     """The environment is where every loop of the process, and of its children, takes its settings from."""
     os.environ.update({f"{PREFIX}{name.upper()}": str(value) for name, value in given.items()})
+    if given.get("nested"):
+        from ..loop import nesting
+
+        nesting.allow()  # the program may keep asyncio's functions before it makes a loop
 
 
 def _reporting() -> Any:

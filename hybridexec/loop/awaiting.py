@@ -55,7 +55,10 @@ _NOWHERE = (
     "block_on() waits in a step of a hybridexec loop, and there is none on this thread: use hybridexec.run(), or "
     "asyncio.run_coroutine_threadsafe(...).result() for a loop that runs on another thread"
 )
-_NOT_OURS = "block_on() waits in a step of a hybridexec loop: the one that runs here is another one, and cannot move"
+_NOT_OURS = (
+    "block_on() waits in a step of a hybridexec loop: the one that runs here is another one, which cannot move; use "
+    "hybridexec.run() or hybridexec.new_event_loop()"
+)
 _AWAY = "block_on() in `with hybridexec.blocking():`, whose body runs without the loop"
 _IN_PROTOCOL = "block_on() in the middle of the protocol: a finalizer has called it"
 _IN_POLL = "block_on() would wait in a protocol's method on uvloop, and nothing else can run there"
@@ -63,7 +66,7 @@ _IN_HANDLER = "block_on() would wait in a signal handler that interrupts the loo
 _STAYS = 'block_on() would wait where the loop must not move: pinned(), mode "observe", a greenlet or a debugger'
 _BOUND = "block_on() would wait in a task that is bound to its thread, and what it awaits runs on others"
 _CLOSED = "block_on() would wait, and the event loop is closed"
-_TOO_MANY = "block_on() would wait, and %d steps do so already"
+_TOO_MANY = "block_on() would wait, and %d steps do so already (max_lwps, and 256 at least)"
 _NO_THREAD = "block_on() would wait, and the system has no thread to carry the loop meanwhile"
 
 
@@ -79,14 +82,14 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
 
     Args:
         awaitable: what to wait for: anything that ``await`` takes.
-        timeout: seconds after which the awaitable is cancelled (0 or more); None: never.
+        timeout: seconds after which the awaitable is cancelled; at once if they are over (0 or less); None: never.
 
     Returns:
         What the awaitable returns.
 
     Raises:
         TypeError: a wrong argument.
-        ValueError: a timeout out of range.
+        ValueError: a timeout that is not a number.
         TimeoutError: the time is up, and the awaitable has ended for that.
         asyncio.CancelledError: the task was cancelled, or the loop is stopped or closed.
         RuntimeError: there is no step of a hybridexec loop here; or it would have to wait where the loop cannot move
@@ -101,6 +104,7 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
     try:
         if timeout is not None:
             _check_timeout(timeout)
+            timeout = None if timeout == math.inf else timeout
         lwp, loop = _step()
     except BaseException:
         if is_coroutine:
@@ -123,11 +127,10 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
 
 
 def _check_timeout(timeout: object) -> None:
-    allowed = "allowed are None and seconds from 0"
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout={told(timeout)}: {allowed}")
-    if not timeout >= 0 or timeout == math.inf:
-        raise ValueError(f"timeout={timeout}: {allowed}")
+        raise TypeError(f"timeout={told(timeout)}: allowed are None and seconds")
+    if math.isnan(timeout):
+        raise ValueError("timeout=nan: allowed are None and seconds")
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
@@ -147,10 +150,8 @@ def _step() -> tuple[LWP, Any]:
     """
     lwp: LWP | None = current.get(os_ident())
     loop: Any = events._get_running_loop()
-    if lwp is not None and lwp.region is Region.AWAY:
-        raise RuntimeError(_AWAY)
     if loop is None:
-        raise RuntimeError(_NOWHERE)
+        raise RuntimeError(_NOWHERE if lwp is None or lwp.region is not Region.AWAY else _AWAY)
     if lwp is None or lwp.handle is None or lwp.carrying is not getattr(loop, "_carrying", None):
         raise RuntimeError(_NOT_OURS)
     carrying: Any = lwp.carrying
@@ -344,7 +345,9 @@ class _Driver:
     def expect(self, yielded: Any) -> None:
         """Continue when what the coroutine has yielded is done."""
         error = None
-        if getattr(yielded, "_asyncio_future_blocking", None):
+        if yielded is self.user_task and yielded is not None:
+            error = "block_on() awaits the task that it is called in"
+        elif getattr(yielded, "_asyncio_future_blocking", None):
             if futures._get_loop(yielded) is self._loop:  # type: ignore[attr-defined]
                 yielded._asyncio_future_blocking = False
                 self._future = yielded

@@ -7,6 +7,7 @@ asyncio refuses it.  A loop of ours allows it where ``Config(nested=True)`` says
   greenlet) the step runs the loop itself until the future is done, and nobody leaves meanwhile.
 * *Another loop*, while one runs: to that one it is a ``blocking()`` region of its step.  ``asyncio.run`` and ``Runner``
   have a loop of their own: who calls them owns the loop, and expects it to be closed in the end, with all of its tasks.
+  asgiref's ``async_to_sync`` has its coroutine run elsewhere, and waits for that.
 
 nest_asyncio's ``apply()`` replaces ``run_forever`` and its kin in the class of a loop, by functions that take every
 step on top of the one that asks.  These would poll and run steps without a word to the protocol.  So our loops say to
@@ -25,6 +26,7 @@ from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..detector import catalogue
 from ..platform.patches import Patch
 from ..platform.threads import os_ident
 from ..protocol.lwp import IN_POLL, LWP, current
@@ -65,6 +67,11 @@ def allow() -> None:
         (base_events.BaseEventLoop, "run_until_complete"),
     ):
         _allowing.append(Patch(owner, name, _aside_of_step(getattr(owner, name))))
+    catalogue.when_imported("asgiref.sync.AsyncToSync", _async_to_sync)
+
+
+def _async_to_sync(kind: Any) -> None:
+    Patch(kind, "__call__", _aside_of_step(kind.__call__))
 
 
 def _aside_of_step(function: Callable[..., Any]) -> Callable[..., Any]:

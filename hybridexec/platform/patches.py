@@ -17,7 +17,8 @@ what                                while                                       
 the handlers of all signals         the same                                    they are called when the home has the
                                                                                 loop (``signals/shield.py``)
 ``asyncio.run``, ``Runner``,        a loop was made that says ``nested=True``   they run another loop in a step
-``run_until_complete``                                                          (``loop/nesting.py``)
+``run_until_complete``,                                                         (``loop/nesting.py``)
+asgiref's ``AsyncToSync.__call__``
 asyncio's and uvloop's loops        ``hybridexec run``, pytest ``--hybridexec``  make ours (``cli/loops.py``)
 ``asyncio._set_running_loop``       ``hybridexec run --report``                 notes which loops run (``cli/ran.py``)
 ==================================  ==========================================  =======================================

@@ -286,6 +286,24 @@ def test_options_and_the_environment_reach_the_loop(tmp_path: Path) -> None:
     assert "max_lwps=5" in found.stdout
 
 
+def test_a_program_may_keep_asyncio_run_before_it_makes_a_loop(tmp_path: Path) -> None:
+    source = """
+        from asyncio import run
+
+        async def inner():
+            return "nested"
+
+        async def main():
+            print(run(inner()))
+
+        run(main())
+        """
+    script = write(tmp_path / "script.py", source)
+    found = execute(*RUN, "--nested", script, cwd=tmp_path)
+    assert found.stdout == "nested\n", found.stderr
+    assert "cannot be called from a running event loop" in execute(*RUN, script, cwd=tmp_path).stderr
+
+
 def test_mode_raise_finds_the_blocking_call(tmp_path: Path) -> None:
     script = write(
         tmp_path / "script.py",

@@ -183,3 +183,27 @@ def test_in_each_mode(mode: Any) -> None:
         return running_loop().run_until_complete(twice(1)), asyncio.run(twice(2))
 
     assert hybridexec.run(main(), mode=mode, nested=True) == (2, 4)
+
+
+def test_django_s_async_to_sync_in_a_handler() -> None:
+    """Its coroutine runs on a loop in a thread of asgiref's; what it waits for is another handler's doing."""
+    sync = pytest.importorskip("asgiref.sync")
+
+    async def main() -> tuple[bytes, str]:
+        value.set("of the handler")
+        with pipe() as (reader, writer):
+
+            async def view() -> tuple[bytes, str]:
+                loop = asyncio.get_running_loop()
+                readable: asyncio.Future[None] = loop.create_future()
+                loop.add_reader(reader, readable.set_result, None)
+                await readable
+                loop.remove_reader(reader)
+                return os.read(reader, 1), value.get()
+
+            running_loop().call_soon(os.write, writer, b"x")
+            return sync.async_to_sync(view)()
+
+    assert hybridexec.run(main(), nested=True) == (b"x", "of the handler")
+    with pytest.raises(RuntimeError, match="You cannot use AsyncToSync"):
+        hybridexec.run(main())
