@@ -44,6 +44,9 @@ from ..protocol.suspending import hand, suspend
 STOP_PATIENCE = 0.5
 """Seconds for which a loop that is to stop waits for what a step of its home awaits, before it cancels that."""
 
+CLOSE_PAUSE = 0.01
+"""Seconds between two looks whether a context is free, while the loop is closed."""
+
 LEAST_BOUND = 256
 """At least so many steps can wait at a time, each on a thread.  ``max_lwps`` counts calls that block, which return by
 themselves: steps that wait for one another must not use it up."""
@@ -230,9 +233,9 @@ class Awaiting:
                     self.stopping()
                 self._suspend(lwp, driver)
         finally:
-            self._drivers.remove(driver)
             while context is not None and not contexts.enter(context):
                 self._await_context(lwp, context)
+            self._drivers.remove(driver)
             lwp.watch.call = outer
             lwp.region = region
         lwp.watch.began = monotonic()
@@ -259,15 +262,19 @@ class Awaiting:
 
     def _await_context(self, lwp: LWP, context: contextvars.Context) -> None:
         """Somebody else's step is in the step's context, without the loop: wait until it has left it."""
-        left: list[bool] = []
+        carrying, left = self._carrying, list[bool]()
 
         def tell() -> None:
             left.append(True)
-            hand(self._carrying, lwp)
+            hand(carrying, lwp)
 
+        if carrying.home is None:  # the loop is being closed, and runs no steps: look again and again
+            suspend(carrying, lwp, lambda: True)
+            lwp.sleep(CLOSE_PAUSE)
+            return
         self._loop.call_soon(tell, context=context)  # deferred until then
-        while not left:
-            if not suspend(self._carrying, lwp, lambda: bool(left)):
+        while not left and carrying.home is not None:
+            if not suspend(carrying, lwp, lambda: bool(left) or carrying.home is None):
                 raise RuntimeError(_NO_THREAD)
 
     # ---------------------------------------------------------------- the loop ends

@@ -32,6 +32,7 @@ def suspend(carrying: Carrying, lwp: LWP, is_over: Callable[[], bool]) -> bool:
         RuntimeError: the process is a forked child.
     """
     with carrying.mutex:
+        outer = carrying.awaiting.get(lwp)  # of the step, where a signal handler waits in the middle of that
         carrying.awaiting[lwp] = is_over
         carrying.awaits += 1
     try:
@@ -47,7 +48,10 @@ def suspend(carrying: Carrying, lwp: LWP, is_over: Callable[[], bool]) -> bool:
             carrying.heed(lwp)
     finally:
         with carrying.mutex:
-            carrying.awaiting.pop(lwp, None)
+            if outer is None:
+                carrying.awaiting.pop(lwp, None)
+            else:
+                carrying.awaiting[lwp] = outer
     return True
 
 
@@ -67,12 +71,13 @@ def _sleep_until(carrying: Carrying, lwp: LWP, is_over: Callable[[], bool]) -> N
 def hand(carrying: Carrying, lwp: LWP) -> None:
     """What a suspended step waits for has come: it is the next to get the loop.
 
-    A step calls this, or whoever closes the loop.  If a signal handler runs on the LWP meanwhile, it does not sleep,
-    and finds out by itself.
+    A step calls this, or whoever closes the loop.  If a signal handler runs on the LWP meanwhile, or waits there for
+    something else, the step finds out by itself when that has returned.
     """
     try:
         with carrying.mutex:
-            if lwp.state is not LwpState.BLOCKED:
+            is_over = carrying.awaiting.get(lwp)
+            if lwp.state is not LwpState.BLOCKED or is_over is None or not is_over():
                 return
             carrying.queue_as_returning(lwp, -math.inf)
             successor = carrying.offer()

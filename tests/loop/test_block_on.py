@@ -956,6 +956,30 @@ def test_a_signal_handler_waits_as_the_step_does_that_it_interrupts(place: str) 
     assert results == ["met"]
 
 
+def test_a_signal_handler_waits_longer_than_the_step_that_it_interrupts() -> None:
+    """The step's wait is over while the handler, on top of it, still has one."""
+    results: list[str] = []
+
+    async def main() -> None:
+        step, handler = Meeting(), Meeting()
+        loop = asyncio.get_running_loop()
+
+        def handle(*_: object) -> None:
+            loop.call_soon(step.event.set)
+            loop.call_later(0.05, handler.event.set)
+            results.append(block_on(handler.wait("handler")))
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        try:
+            loop.call_soon(threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR1)).start)
+            results.append(block_on(step.wait("step")))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    hybridexec.run(main())
+    assert results == ["handler", "step"]
+
+
 class Struck(Exception):
     """What a signal handler raises."""
 
