@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import math
 import sys
@@ -33,6 +34,8 @@ from types import CoroutineType
 from typing import Any
 
 from ..detector.calls import Call, Site
+from ..detector.stack import FRAMES, reserve
+from ..following.tasks import TASKS
 from ..observing.log import told
 from ..observing.upcalls import Detection
 from ..platform import contexts
@@ -115,18 +118,26 @@ def block_on[T](awaitable: Awaitable[T], *, timeout: float | None = None) -> T:
         raise
     if timeout is not None:
         coro = _await_within(awaitable, timeout)
+        if asyncio.current_task() is None:  # asyncio.timeout() cancels a task
+            coro = _await(asyncio.ensure_future(coro))
     elif not is_coroutine:
         if asyncio.isfuture(awaitable) and awaitable.done():
             return awaitable.result()  # type: ignore[no-any-return]
         coro = _await(awaitable)
+    reserve(FRAMES)
     try:
-        yielded = coro.send(None)
+        yielded = drive(coro.send, None)
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     refused = refusal(lwp, loop)
     if refused is not None:
         return _break_off(coro, RuntimeError(refused))  # type: ignore[no-any-return]
     return loop._awaiting.wait(lwp, coro, yielded)  # type: ignore[no-any-return]
+
+
+def drive(resume: Callable[[Any], Any], value: Any) -> Any:
+    """Resume a coroutine.  Its frame is the last one that is not the program's: as of what runs a step (``Turns``)."""
+    return resume(value)
 
 
 def _check_timeout(timeout: object) -> None:
@@ -224,6 +235,9 @@ class Awaiting:
         call = Call(Site(frame.f_code, frame.f_lasti), "hybridexec.block_on", None, Detection.EXPLICIT)
         call.outer, lwp.watch.call = outer, call  # for whoever asks what the step is blocked in
         self._drivers.append(driver)
+        outer_driver = getattr(getattr(lwp.handle, "_callback", None), "__self__", None)
+        if isinstance(outer_driver, _Driver):
+            outer_driver.inner = driver
         context = _leave_context(lwp, task)
         try:
             driver.context = context or contextvars.copy_context()
@@ -236,6 +250,8 @@ class Awaiting:
             while context is not None and not contexts.enter(context):
                 self._await_context(lwp, context)
             self._drivers.remove(driver)
+            if isinstance(outer_driver, _Driver):
+                outer_driver.inner = None
             lwp.watch.call = outer
             lwp.region = region
         lwp.watch.began = monotonic()
@@ -311,9 +327,9 @@ class Awaiting:
 
 def _leave_context(lwp: LWP, task: Any) -> contextvars.Context | None:
     """Leave the step's context.  Returns it; None if the step is in another one, which cannot be had."""
-    of_task = task.get_context() if isinstance(task, asyncio.Task) else None  # an eager task begins in another's step
+    of_task = task.get_context() if isinstance(task, TASKS) else None  # an eager task begins in another's step
     for context in (of_task, getattr(lwp.handle, "_context", None)):
-        if context is not None and contexts.leave(context):
+        if isinstance(context, contextvars.Context) and contexts.leave(context):
             return context
     return None
 
@@ -331,11 +347,15 @@ class _Driver:
     """
 
     context: contextvars.Context
+    drives = True
+    """To ``reactions/affinity.py``: its steps are the task's."""
 
     def __init__(self, carrying: Any, lwp: LWP, task: Any, coro: Coroutine[Any, Any, Any]) -> None:
         self.lwp = lwp
         self.user_task = task
         self.done = self.abandoned = False
+        self.inner: _Driver | None = None  # that of a step of this one, in which the coroutine waits
+        self._runs = False  # its coroutine is executed, maybe by another LWP, which may block
         self._carrying = carrying
         self._loop: Any = events._get_running_loop()
         self._coro = coro
@@ -347,7 +367,7 @@ class _Driver:
 
     def is_over(self) -> bool:
         """Whether the step need not wait any longer."""
-        return self.done or self.abandoned
+        return self.done or (self.abandoned and not self._runs)
 
     def expect(self, yielded: Any) -> None:
         """Continue when what the coroutine has yielded is done."""
@@ -380,43 +400,54 @@ class _Driver:
             self._step(None)
 
     def _step(self, exc: BaseException | None) -> None:
+        if self.done:  # nobody drives it any more
+            return
         self._next = None
         if self._cancelled is not None:
             (message,), self._cancelled = self._cancelled, None
             if not isinstance(exc, asyncio.CancelledError):
                 exc = asyncio.CancelledError() if message is None else asyncio.CancelledError(message)
         try:
-            yielded = self._run(lambda: self._coro.send(None) if exc is None else self._coro.throw(exc))
+            yielded = self._run(self._coro.send if exc is None else self._coro.throw, exc)
         except StopIteration as stop:
             self._ends(stop.value, None)
         except BaseException as error:
             self._ends(None, error)
         else:
             self.expect(yielded)
+            if self.abandoned:  # meanwhile
+                hand(self._carrying, self.lwp)
 
-    def _run(self, code: Callable[[], Any]) -> Any:
-        """Run code of the coroutine, whose task is the current one meanwhile."""
+    def _run(self, resume: Callable[[Any], Any], value: Any) -> Any:
+        """Resume the coroutine, whose task is the current one meanwhile."""
         task = self.user_task
-        if task is None:
-            return code()
-        former = _swap_current_task(self._loop, task)
+        self._runs = True
         try:
-            return code()
+            if task is None:
+                return drive(resume, value)
+            former = _swap_current_task(self._loop, task)
+            try:
+                return drive(resume, value)
+            finally:
+                _swap_current_task(self._loop, former)
         finally:
-            _swap_current_task(self._loop, former)
+            self._runs = False
 
     def _ends(self, result: Any, error: BaseException | None) -> None:
         self._result, self._error, self.done = result, error, True
         hand(self._carrying, self.lwp)
 
     def cancel(self, message: Any) -> None:
-        """Have CancelledError come up in the coroutine."""
-        if self._future is None or not self._future.cancel(message):
+        """Have CancelledError come up in the coroutine, or in what a step of it waits for."""
+        if self.inner is not None:
+            self.inner.cancel(message)
+        elif self._future is None or not self._future.cancel(message):
             self._cancelled = (message,)
 
-    def forgive(self) -> None:
-        """A cancellation that has not come up yet is taken back."""
-        self._cancelled = None
+    def take_cancellation(self) -> tuple[Any] | None:
+        """A cancellation that has not come up yet is forgotten.  Returns its message."""
+        cancelled, self._cancelled = self._cancelled, None
+        return cancelled
 
     def give_up(self, exc: BaseException) -> None:
         """Nothing that the coroutine awaits will come: it ends by an exception, in the step that waits for it."""
@@ -424,10 +455,15 @@ class _Driver:
             self._future.remove_done_callback(self._wakeup)
         if self._next is not None:
             self._next.cancel()
+        region, self.lwp.region = self.lwp.region, None  # the coroutine's code is the program's
         try:
-            self._ends(self._run(lambda: _break_off(self._coro, exc)), None)
+            result = self.context.run(self._run, functools.partial(_break_off, self._coro), exc)
         except BaseException as error:
             self._ends(None, error)
+        else:
+            self._ends(result, None)
+        finally:
+            self.lwp.region = region
 
     def result(self) -> Any:
         """What the coroutine has returned.
@@ -460,7 +496,7 @@ class _Cancellations:
     @classmethod
     def of(cls, task: Any) -> _Cancellations | _Uncancellable:
         """Those of a task, or a stand-in if there is no task that can be cancelled."""
-        if not isinstance(task, asyncio.Future):
+        if not isinstance(task, TASKS):
             return _Uncancellable()
         known = _cancellations.get(task)
         if known is None:
@@ -480,11 +516,18 @@ class _Cancellations:
             self._take_over(task)
 
     def __exit__(self, *exc: object) -> None:
-        self._drivers.pop()
-        if not self._drivers:
-            task: Any = self._task()
-            del task.cancel
-            self._tidy(task)
+        driver = self._drivers.pop()
+        left = driver.take_cancellation()  # too late for its coroutine
+        task: Any = self._task()
+        if self._drivers:
+            if left is not None:
+                self._drivers[-1].cancel(*left)
+            return
+        del task.cancel
+        if left is not None:
+            self._count -= 1
+            type(task).cancel(task, *left)
+        self._tidy(task)
 
     def _take_over(self, task: Any) -> None:
         """What is to come up in the task comes up in the driver's coroutine instead."""
@@ -520,7 +563,7 @@ class _Cancellations:
         self._count -= 1
         left = self.cancelling()
         if not left and self._drivers and _FORGETS:
-            self._drivers[-1].forgive()
+            self._drivers[-1].take_cancellation()
         self._tidy(task)
         return left
 

@@ -45,7 +45,7 @@ from ..signals.main_thread import main_thread
 from ..signals.nudge import Nudges
 from ..signals.shield import Shield
 from . import forking, nesting, patched, sqlalchemy
-from .awaiting import Awaiting
+from .awaiting import Awaiting, drive
 from .compiled_turns import CompiledTurns
 from .leaving import Leaving
 from .turns import HANDLE_RUN, Turns
@@ -116,7 +116,7 @@ class HybridLoop(_Engine):
             spare_lwps=config.spare_lwps,
             idle_timeout=config.lwp_idle_timeout,
         )
-        runners: tuple[Any, ...] = Turns._run_batch, CompiledTurns._run_batch, Turns._run_debug, HANDLE_RUN
+        runners: tuple[Any, ...] = Turns._run_batch, CompiledTurns._run_batch, Turns._run_debug, HANDLE_RUN, drive
         runner_codes = frozenset(runner.__code__ for runner in runners)
         rooms = affinity.Affinity(carrying)
         reactions = self._reactions = Reactions(self, carrying, self._emitter, rooms, config, runner_codes)

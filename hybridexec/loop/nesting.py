@@ -118,9 +118,24 @@ def run(loop: Any, future: Any) -> Any:
         while not future.done() and not loop._stopping:
             lwp.handle = None
             turns.run(lwp, loop._poll.wait(turns.timeout()))
+            _heed(loop, lwp)
     if not future.done():
         raise RuntimeError("Event loop stopped before Future completed.")
     return future.result()
+
+
+def _heed(loop: Any, home: LWP) -> None:
+    """Between two turns that a step runs itself: do what is wanted of the home, which has no other LWP beside it.
+
+    Raises:
+        BaseException: what a signal handler has raised meanwhile.
+    """
+    carrying = loop._carrying
+    if carrying.summoned is not None:
+        carrying.host.home_side.catch_up(home)
+    if carrying.mailed:
+        carrying.serve()
+    loop._reactions.interrupt(home)
 
 
 def _may_wait(loop: Any, lwp: LWP) -> bool:

@@ -64,6 +64,9 @@ class Turns:
         """Sweep cancelled timers, and say how long the poll may last."""
         self._sweep()
         carrying = self._carrying
+        if carrying.stopping and carrying.awaiting:
+            loop: Any = self._loop
+            loop._awaiting.stopping()
         if carrying.ready or (carrying.stopping and order.can_stop(carrying)):
             return 0
         timers = carrying.timers

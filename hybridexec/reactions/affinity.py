@@ -84,17 +84,18 @@ class Affinity:
 
     def may_run(self, lwp: LWP, handle: asyncio.Handle) -> bool:
         """Whether a callback may run on an LWP; if not, it is kept for the one that it is bound to."""
-        task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        owner: Any = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        task = owner.user_task if getattr(owner, "drives", False) else owner  # block_on
         if not isinstance(task, TASKS):
             return True
-        owner = self.bound.get(task)
-        if owner is None or owner is lwp:
+        bound_to = self.bound.get(task)
+        if bound_to is None or bound_to is lwp:
             return True
-        if owner not in self._carrying.lwps and task not in self._told:
+        if bound_to not in self._carrying.lwps and task not in self._told:
             self._told.add(task)
             # In a step: who is blocked may have a lock of logging's.
-            lwp.watch.reactions.loop.call_soon(say, logging.WARNING, _ABSENT, task.get_name(), owner.name)
-        self._carrying.keep(owner, handle)
+            lwp.watch.reactions.loop.call_soon(say, logging.WARNING, _ABSENT, task.get_name(), bound_to.name)
+        self._carrying.keep(bound_to, handle)
         return False
 
     def stays(self, lwp: LWP, frame: FrameType | None) -> bool:

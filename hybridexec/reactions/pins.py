@@ -52,8 +52,12 @@ class Pins:
             return False
         # Not only the task that the step is of: an eager one begins in its parent's step, and pins it until it waits.
         # A pinned task that runs does so on the holder, which is who is asked about.
+        # One that waits in block_on seems to run, too.
+        waiting = [task_of(other) for other in list(lwp.carrying.awaiting) if other is not lwp]
         pinned = (reference() for reference in self.tasks.keyrefs())
-        return any(task is not None and (task is task_of(lwp) or _runs(task)) for task in pinned)
+        return any(
+            task is not None and (task is task_of(lwp) or (_runs(task) and task not in waiting)) for task in pinned
+        )
 
 
 def _runs(task: asyncio.Task[Any]) -> bool:

@@ -12,6 +12,7 @@ import gc
 import itertools
 import os
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from typing import Any
@@ -481,6 +482,54 @@ def test_a_task_that_was_cancelled_before_it_waits_is_cancelled_as_it_does() -> 
     assert hybridexec.run(main()) == expected
 
 
+@pytest.mark.parametrize("by", ["another", "itself"])
+def test_a_cancellation_that_comes_too_late_for_the_awaitable_is_the_task_s(by: str) -> None:
+    async def inner(reader: int) -> str:
+        await asyncio.sleep(0)
+        if by == "itself":
+            task: Any = asyncio.current_task()
+            task.cancel()
+        else:
+            os.read(reader, 1)
+        return "result"
+
+    async def victim(reader: int) -> None:
+        assert block_on(inner(reader)) == "result"
+        await forever()
+
+    async def main() -> bool:
+        with pipe() as (reader, writer):
+            task = asyncio.create_task(victim(reader))
+            if by == "another":
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                task.cancel()
+                os.write(writer, b"x")
+            await asyncio.wait([task])
+            assert task.cancelling() == 1
+            return task.cancelled()
+
+    assert hybridexec.run(main())
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="asyncio.current_task() does not know of them there")
+def test_tasks_in_python_are_cancelled() -> None:
+    async def main() -> bool:
+        make: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
+
+        async def victim() -> None:
+            block_on(forever())
+
+        task = make(victim(), loop=asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        return bool(task.cancelled())
+
+    assert hybridexec.run(main())
+
+
 def test_the_innermost_wait_is_cancelled() -> None:
     log: list[str] = []
 
@@ -683,6 +732,94 @@ def test_a_home_that_waits_stops_the_loop_in_the_end() -> None:
     loop.close()
 
 
+def test_a_home_whose_wait_is_on_top_of_another_one_stops_the_loop() -> None:
+    """What it awaits waits in turn, on a spare."""
+    loop = hybridexec.new_event_loop()
+
+    async def inner() -> None:
+        await asyncio.sleep(0)
+        block_on(forever())
+
+    async def waits() -> None:
+        block_on(inner())
+
+    async def main() -> None:
+        tasks.append(asyncio.create_task(waits()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    tasks: list[asyncio.Task[None]] = []
+    loop.run_until_complete(main())
+    assert tasks[0].cancelled() or loop.run_until_complete(asyncio.wait(tasks))
+    loop.close()
+
+
+def test_a_run_that_fails_does_not_wait_for_its_home() -> None:
+    async def fails() -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        task = asyncio.create_task(fails())
+        block_on(forever())
+        await task
+
+    with pytest.raises(SystemExit):
+        hybridexec.run(main())
+
+
+def test_closing_waits_for_what_a_step_awaits_that_runs_elsewhere() -> None:
+    loop = hybridexec.new_event_loop()
+    results: list[Any] = []
+    with pipe() as (reader, writer):
+
+        async def inner() -> str:
+            await asyncio.sleep(0)
+            os.read(reader, 1)
+            return "returned"
+
+        async def waits() -> None:
+            results.append(block_on(inner()))
+
+        async def begins() -> asyncio.Task[None]:
+            task = asyncio.create_task(waits())
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return task
+
+        task = loop.run_until_complete(on_spare(begins))
+        threading.Timer(0.2, os.write, (writer, b"x")).start()
+        loop.close()
+    assert results == ["returned"]
+    assert task.done()
+
+
+def test_what_is_awaited_cleans_up_in_its_context_when_the_loop_is_closed() -> None:
+    loop = hybridexec.new_event_loop()
+    seen: list[str] = []
+
+    async def inner() -> None:
+        token = value.set("inside")
+        try:
+            await forever()
+        finally:
+            seen.append(value.get())
+            value.reset(token)
+
+    async def waits() -> None:
+        value.set("outside")
+        block_on(inner())
+
+    async def begins() -> asyncio.Task[None]:
+        task = asyncio.create_task(waits())
+        await asyncio.sleep(0)
+        return task
+
+    task = loop.run_until_complete(on_spare(begins))
+    loop.close()
+    assert seen == ["inside"]
+    assert task.cancelled()
+
+
 def test_closing_ends_what_waits_on_spares() -> None:
     loop = hybridexec.new_event_loop()
     log: list[str] = []
@@ -796,6 +933,57 @@ def test_where_the_loop_stays_only_what_is_ready_is_returned(way: str) -> None:
 
     hybridexec.run(main(), mode="observe" if way == "observe" else "handoff")
     assert cleaned_up == [way]
+
+
+def test_what_is_pinned_or_bound_in_there_holds_for_that_task_alone() -> None:
+    async def inner(leave: asyncio.Event) -> list[int]:
+        await asyncio.sleep(0)
+        idents = []
+        with hybridexec.pinned(), hybridexec.bound():
+            for _ in range(5):
+                await asyncio.sleep(0)
+                idents.append(threading.get_native_id())
+            await leave.wait()
+        return idents
+
+    async def main() -> None:
+        leave = asyncio.Event()
+
+        async def waits() -> list[int]:
+            return block_on(inner(leave))
+
+        async def others() -> str:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            result = str(await beside(lambda meeting: block_on(meeting.wait())))
+            with pipe() as (reader, writer):
+                asyncio.get_running_loop().call_soon(os.write, writer, b"x")
+                os.read(reader, 1)
+            leave.set()
+            return result
+
+        idents, met = await asyncio.gather(waits(), others())
+        assert len(set(idents)) == 1
+        assert met == "met"
+
+    hybridexec.run(main())
+
+
+def test_a_step_without_a_task_has_a_timeout() -> None:
+    async def main() -> BaseException:
+        loop = asyncio.get_running_loop()
+        raised: asyncio.Future[BaseException] = loop.create_future()
+
+        def callback() -> None:
+            with pytest.raises(TimeoutError) as caught:
+                block_on(forever(), timeout=0)
+            assert block_on(ready(), timeout=60) == "ready"
+            raised.set_result(caught.value)
+
+        loop.call_soon(callback)
+        return await raised
+
+    assert isinstance(hybridexec.run(main()), TimeoutError)
 
 
 def test_mode_raise_allows_what_is_said_to_wait() -> None:
